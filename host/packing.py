@@ -1,0 +1,67 @@
+"""Trit packings: 5-bit table codes for block RAM, base-3 bytes for SDRAM."""
+
+import numpy as np
+
+from rtl.config import CODE_BITS, CODE_TRITS, WORD_CODES
+
+BASE3_TRITS = 5
+
+
+def to_codes(trits: np.ndarray) -> np.ndarray:
+    """Table codes of trits [..., columns]: uint8 [..., ceil(columns/3)].
+
+    Three trits are the balanced-ternary number ``v = t0 + 3*t1 + 9*t2``; the code is ``sign << 4 | abs(v)``.
+    """
+    columns = trits.shape[-1]
+    padding = [(0, 0)] * (trits.ndim - 1) + [(0, -columns % CODE_TRITS)]
+    groups = np.pad(trits.astype(np.int8), padding).reshape(*trits.shape[:-1], -1, CODE_TRITS)
+    value = groups @ np.array([1, 3, 9], np.int8)
+    return np.where(value < 0, 1 << CODE_BITS - 1, 0).astype(np.uint8) | np.abs(value).astype(np.uint8)
+
+
+def from_codes(codes: np.ndarray, columns: int) -> np.ndarray:
+    """Trits int8 [..., columns] of table codes; the inverse of `to_codes`.
+
+    Raises
+    ------
+    ValueError: an index is not one of the 14 canonical sums.
+    """
+    index = (codes & (1 << CODE_BITS - 1) - 1).astype(np.int8)
+    if index.max(initial=0) > 13:
+        raise ValueError("weights hold a code that is not ternary: the image is damaged, compile it again")
+    value = np.where(codes >> CODE_BITS - 1, -index, index) + 13
+    digits = np.stack([value % 3, value // 3 % 3, value // 9], -1) - 1
+    return digits.astype(np.int8).reshape(*codes.shape[:-1], -1)[..., :columns]
+
+
+def codes_to_words(codes: np.ndarray) -> np.ndarray:
+    """36-bit words uint64 [..., words] of codes [..., n]; seven codes per word, first code in the low bits."""
+    padding = [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % WORD_CODES)]
+    groups = np.pad(codes, padding).reshape(*codes.shape[:-1], -1, WORD_CODES).astype(np.uint64)
+    return np.bitwise_or.reduce(groups << (np.arange(WORD_CODES, dtype=np.uint64) * np.uint64(CODE_BITS)), axis=-1)
+
+
+def words_to_codes(words: np.ndarray, count: int) -> np.ndarray:
+    """Codes uint8 [..., count] of 36-bit words; the inverse of `codes_to_words`."""
+    shifts = np.arange(WORD_CODES, dtype=np.uint64) * np.uint64(CODE_BITS)
+    codes = (words[..., None] >> shifts & np.uint64((1 << CODE_BITS) - 1)).astype(np.uint8)
+    return codes.reshape(*words.shape[:-1], -1)[..., :count]
+
+
+def to_base3(trits: np.ndarray) -> np.ndarray:
+    """Bytes of a flat trit sequence, five per byte, low power first; padded with zero trits."""
+    digits = np.pad(trits.astype(np.int16).ravel(), (0, -trits.size % BASE3_TRITS)).reshape(-1, BASE3_TRITS) + 1
+    return (digits @ np.array([1, 3, 9, 27, 81], np.int16)).astype(np.uint8)
+
+
+def from_base3(data: np.ndarray) -> np.ndarray:
+    """Trits int8 of base-3 bytes; the inverse of `to_base3`.
+
+    Raises
+    ------
+    ValueError: a byte is above 242.
+    """
+    if data.max(initial=0) > 242:
+        raise ValueError("weights hold a byte that is not base-3: the image is damaged, compile it again")
+    powers = np.array([1, 3, 9, 27, 81], np.uint8)
+    return (data[:, None] // powers % 3).astype(np.int8).ravel() - 1

@@ -1,0 +1,141 @@
+"""Tokenizer in the llama2.c layout, token streams of the corpora, and random training windows."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+BOS = 1
+BYTE_OFFSET = 3
+SEPARATOR = "<|endoftext|>"
+# The held-out text has no separators: a line opening with one of these starts a story.
+STORY_OPENING = re.compile(r"^(?=Once upon a time|Once there )", re.MULTILINE)
+
+TRAIN_FILE = "tinystories_train_clean.txt"
+HELD_OUT_FILE = "tinystories_val_clean.txt"
+TEACHER_FILE = "stories260K.bin"
+TOKENIZER_FILE = "tok512.bin"
+
+
+class Tokenizer:
+    """Greedy merging by score, as llama2.c's ``encode``, one word at a time with a cache.
+
+    No piece has a space after its first byte, so merges never cross a space and the words of a
+    text can be merged independently; the constructor checks this.
+    """
+
+    def __init__(self, path: Path) -> None:
+        raw = path.read_bytes()
+        self.pieces: list[bytes] = []
+        self.scores: list[float] = []
+        offset = 4
+        while offset < len(raw):
+            score, length = struct.unpack_from("<fi", raw, offset)
+            self.pieces.append(raw[offset + 8 : offset + 8 + length])
+            self.scores.append(score)
+            offset += 8 + length
+        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+        learned = self.pieces[BYTE_OFFSET + 256 :]
+        if any(b" " in piece[1:] for piece in learned):
+            raise ValueError(f"{path}: a piece holds a space after its first byte")
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """BOS, a leading space, then the merged pieces of ``text``."""
+        tokens = [BOS]
+        for word in re.findall(r" [^ ]*|^[^ ]+", " " + text):
+            found = self._cache.get(word)
+            if found is None:
+                found = self._cache[word] = self._merge(word)
+            tokens += found
+        return tokens
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of ``tokens``; the space that follows BOS is dropped."""
+        parts: list[bytes] = []
+        previous = 0
+        for token in tokens:
+            piece = self.pieces[token]
+            if BYTE_OFFSET <= token < BYTE_OFFSET + 256:
+                piece = bytes([token - BYTE_OFFSET])
+            if previous == BOS and piece.startswith(b" "):
+                piece = piece[1:]
+            if token != BOS:
+                parts.append(piece)
+            previous = token
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def _merge(self, word: str) -> list[int]:
+        ids: list[int] = []
+        for character in word:
+            encoded = character.encode()
+            known = self._ids.get(encoded)
+            ids += [known] if known is not None else [byte + BYTE_OFFSET for byte in encoded]
+        while True:
+            best, where, merged = -1e10, -1, -1
+            for i in range(len(ids) - 1):
+                pair = self._ids.get(self.pieces[ids[i]] + self.pieces[ids[i + 1]])
+                if pair is not None and self.scores[pair] > best:
+                    best, where, merged = self.scores[pair], i, pair
+            if where < 0:
+                return ids
+            ids[where : where + 2] = [merged]
+
+
+def training_stories(directory: Path) -> list[str]:
+    """Stories of the training text, stripped."""
+    text = (directory / TRAIN_FILE).read_text()
+    return [story.strip() for story in text.split(SEPARATOR) if story.strip()]
+
+
+def held_out_stories(directory: Path) -> list[str]:
+    """Stories of the held-out text, split at the usual openings, stripped."""
+    text = (directory / HELD_OUT_FILE).read_text()
+    return [story.strip() for story in STORY_OPENING.split(text) if story.strip()]
+
+
+def token_stream(tokenizer: Tokenizer, stories: list[str]) -> np.ndarray:
+    """Concatenated tokens of all stories, each with its BOS: uint16 [n]."""
+    return np.concatenate([np.array(tokenizer.encode(story), dtype=np.uint16) for story in stories])
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass
+class Corpus:
+    """A token stream with the teacher's most likely continuations of each position.
+
+    tokens [n] uint16; top_ids [n, k] uint16 and top_probabilities [n, k] float16 describe the
+    token that follows each position; ``label_share`` is the weight of the true next token
+    against the teacher's distribution in the training target.
+    """
+
+    tokens: np.ndarray
+    top_ids: np.ndarray
+    top_probabilities: np.ndarray
+    label_share: float
+
+    def __post_init__(self) -> None:
+        self.openings = np.flatnonzero(self.tokens == BOS)
+
+    def sample(
+        self, rng: np.random.Generator, windows: int, context: int, opening_share: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Random windows: inputs [w, T], labels [w, T], top ids and probabilities [w, T, k].
+
+        A share of the windows begins at the start of a story, as generation does.
+        """
+        last = len(self.tokens) - context - 1
+        starts = rng.integers(0, last, windows)
+        at_opening = rng.random(windows) < opening_share
+        starts = np.where(at_opening, np.minimum(rng.choice(self.openings, windows), last - 1), starts)
+        index = starts[:, None] + np.arange(context)
+        return self.tokens[index], self.tokens[index + 1], self.top_ids[index], self.top_probabilities[index]

@@ -1,0 +1,115 @@
+"""Export of a student to the published layout: safetensors with packed trits, and its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from models.training.student import QuantisedWeight, Student, StudentConfig
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+
+
+def pack_trits(trits: np.ndarray) -> np.ndarray:
+    """Four rows per byte: trits [out, in] in -1..1 -> uint8 [out/4, in], P[r] = sum u[i*out/4 + r] << 2i."""
+    quarter = trits.shape[0] // 4
+    codes = (trits + 1).astype(np.uint8).reshape(4, quarter, trits.shape[1])
+    return codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
+
+
+def unpack_trits(packed: np.ndarray) -> np.ndarray:
+    """Inverse of ``pack_trits``: uint8 [out/4, in] -> int8 [out, in]."""
+    return np.concatenate([(packed >> shift & 3).astype(np.int8) - 1 for shift in (0, 2, 4, 6)])
+
+
+def weights_by_name(model: Student) -> dict[str, QuantisedWeight]:
+    """The quantised weights of a student by published tensor name."""
+    named = {"model.embed_tokens.weight": model.embed, "lm_head.weight": model.head}
+    for index, block in enumerate(model.blocks):
+        for group, projections in (("self_attn", ATTENTION), ("mlp", FEED_FORWARD)):
+            for projection in projections:
+                named[f"model.layers.{index}.{group}.{projection}.weight"] = getattr(block, projection)
+    return named
+
+
+@torch.no_grad()
+def tensors(model: Student) -> dict[str, np.ndarray]:
+    """All published tensors: int8 planes, packed trits and float32 scales."""
+    out: dict[str, np.ndarray] = {}
+    for name, weight in weights_by_name(model).items():
+        integers, step = weight()
+        values = integers.round().to(torch.int8).numpy()
+        out[name] = pack_trits(values) if weight.limit == 1 else values
+        out[f"{name}_scale"] = np.array([step.item()], dtype=np.float32)
+    return out
+
+
+def load(directory: Path) -> Student:
+    """The exported student, frozen: it computes with the published integers and scales."""
+    published = json.loads((directory / "config.json").read_text())
+    config = StudentConfig(
+        vocab_size=published["vocab_size"],
+        hidden_size=published["hidden_size"],
+        intermediate_size=published["intermediate_size"],
+        num_layers=published["num_hidden_layers"],
+        num_heads=published["num_attention_heads"],
+        num_kv_heads=published["num_key_value_heads"],
+        head_dim=published["head_dim"],
+        context=published["max_position_embeddings"],
+        rope_theta=published["rope_theta"],
+        norm_eps=published["rms_norm_eps"],
+    )
+    model = Student(config)
+    stored = load_file(directory / "model.safetensors")
+    for name, weight in weights_by_name(model).items():
+        values = unpack_trits(stored[name]) if weight.limit == 1 else stored[name]
+        weight.freeze(torch.from_numpy(values), torch.from_numpy(stored[f"{name}_scale"])[0])
+    return model
+
+
+def config_json(config: StudentConfig) -> dict[str, Any]:
+    """The configuration that the importer reads."""
+    return {
+        "architectures": ["TritloomForCausalLM"],
+        "model_type": "tritloom",
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_interleaved": True,
+        "hidden_act": "relu2",
+        "embed_planes": 3,
+        "head_planes": 2,
+        "norm_gain": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "quantization_config": {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline",
+        },
+    }
+
+
+def export(model: Student, directory: Path, tokenizer: Path) -> None:
+    """Write model.safetensors, config.json and tokenizer.bin, each replaced atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / "model.safetensors.part"
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors(model).items()}, partial)
+    partial.chmod(0o644)
+    partial.replace(directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config_json(model.config), indent=2) + "\n")
+    (directory / "tokenizer.bin").write_bytes(tokenizer.read_bytes())

@@ -1,0 +1,188 @@
+"""The ternary student: a small llama-like model with every quantiser of the machine in the loop.
+
+Shapes use B sequences, T positions, N = B * T, d = hidden size, V = vocabulary, H query heads,
+G key-value heads and D = head size. Each quantiser has a straight-through gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+LOG2_E = math.log2(math.e)
+ACTIVATION_MAX = 127
+# Steps that cover about three standard deviations of a normal weight with 27 and with 9 levels.
+EMBED_LIMIT, EMBED_STEP_PER_MEAN = 13, 0.28
+HEAD_LIMIT, HEAD_STEP_PER_MEAN = 4, 0.65
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Shape of the model; the defaults are those of models/stories1m."""
+
+    vocab_size: int = 512
+    hidden_size: int = 160
+    intermediate_size: int = 480
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 20
+    context: int = 256
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even; the gradient passes unchanged."""
+    return x + (x.round() - x).detach()
+
+
+class QuantisedWeight(nn.Module):
+    """Integers in -limit..limit times one step per tensor.
+
+    While training, the step is ``step_per_mean`` times the mean magnitude of the float weight
+    (BitNet's absmean for trits) and the integers pass their gradient straight through. After
+    ``freeze`` the weight holds the integers of an exported tensor and the step is its scale.
+    """
+
+    def __init__(self, rows: int, columns: int, limit: int, step_per_mean: float, spread: float) -> None:
+        super().__init__()
+        self.limit, self.step_per_mean = limit, step_per_mean
+        self.weight = nn.Parameter(torch.randn(rows, columns) * spread)
+        self.frozen_step: Tensor | None = None
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """(integers [rows, columns] as float, step as a 0-d tensor)."""
+        if self.frozen_step is not None:
+            return self.weight, self.frozen_step
+        step = self.weight.detach().abs().mean().clamp(min=1e-8) * self.step_per_mean
+        scaled = self.weight / step
+        return scaled + (scaled.clamp(-self.limit, self.limit).round() - scaled).detach(), step
+
+    def freeze(self, integers: Tensor, step: Tensor) -> None:
+        """Replace the float weight by exported integers and their scale."""
+        self.weight = nn.Parameter(integers.float(), requires_grad=False)
+        self.frozen_step = step
+
+
+def ternary(rows: int, columns: int, gain: float = 1.0) -> QuantisedWeight:
+    """One trit plane: BitNet b1.58."""
+    return QuantisedWeight(rows, columns, 1, 1.0, gain / math.sqrt(columns))
+
+
+def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Absmax int8 per row: x [N, K] -> integers [N, K] as float, step [N, 1] with x ~ integers * step."""
+    step = x.detach().abs().amax(-1, keepdim=True).clamp(min=1e-5) / ACTIVATION_MAX
+    return round_ste(x / step), step
+
+
+def block_float(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Int8 with one power-of-two exponent shared over ``dims``; returns the represented values."""
+    largest = x.detach().abs().amax(dims, keepdim=True).clamp(min=1e-20)
+    step = torch.exp2(torch.ceil(torch.log2(largest / ACTIVATION_MAX)))
+    return round_ste(x / step).clamp(-ACTIVATION_MAX, ACTIVATION_MAX) * step
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """RMS normalisation without gain over the last axis."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def integer_linear(integers: Tensor, step: Tensor, weights: list[QuantisedWeight], dtype: torch.dtype) -> Tensor:
+    """Ternary projections sharing one quantised input.
+
+    integers [N, K], step [N, 1], weights each [M_i, K] -> [N, sum M_i]. Trits and 8-bit integers
+    are exact in bfloat16, so ``dtype`` only sets the rounding of the result and of the gradients.
+    """
+    pairs = [weight() for weight in weights]
+    trits = torch.cat([trit for trit, _ in pairs]).to(dtype)
+    betas = torch.cat([beta.expand(trit.shape[0]) for trit, beta in pairs])
+    return (integers.to(dtype) @ trits.t()).float() * betas * step
+
+
+class Block(nn.Module):
+    """Attention then feed-forward, each with a residual connection."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        d, ff = config.hidden_size, config.intermediate_size
+        q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = ternary(q_rows, d)
+        self.k_proj = ternary(kv_rows, d)
+        self.v_proj = ternary(kv_rows, d)
+        self.o_proj = ternary(d, q_rows, 0.5)
+        self.gate_proj = ternary(ff, d)
+        self.up_proj = ternary(ff, d)
+        self.down_proj = ternary(d, ff, 0.5)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+        """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
+        integers, step = quantise_activations(rms_norm(x, self.config.norm_eps))
+        qkv = integer_linear(integers, step, [self.q_proj, self.k_proj, self.v_proj], dtype)
+        integers, step = quantise_activations(self.attend(qkv, cos, sin, batch))
+        x = x + integer_linear(integers, step, [self.o_proj], dtype)
+        integers, step = quantise_activations(rms_norm(x, self.config.norm_eps))
+        gate, up = integer_linear(integers, step, [self.gate_proj, self.up_proj], dtype).chunk(2, -1)
+        integers, step = quantise_activations(torch.relu(gate).square() * up)
+        return x + integer_linear(integers, step, [self.down_proj], dtype)
+
+    def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int) -> Tensor:
+        """Causal attention on block-floating queries, keys and values: qkv [N, (H+2G)D] -> [N, H*D]."""
+        c = self.config
+        heads, groups, size = c.num_heads, c.num_kv_heads, c.head_dim
+        time = qkv.shape[0] // batch
+        q, k, v = qkv.view(batch, time, heads + 2 * groups, size).split([heads, groups, groups], 2)
+        q = rotate(q, cos, sin) * (LOG2_E / math.sqrt(size))
+        # One exponent per beat: beat g holds the query heads {g, H/G + g}, one of each group.
+        q = block_float(q.reshape(batch, time, groups, heads // groups, size), (2, 4))
+        k = block_float(rotate(k, cos, sin), (2, 3))
+        v = block_float(v, (2, 3))
+        q = q.view(batch, time, heads, size).transpose(1, 2)  # [B, H, T, D]
+        k = k.repeat_interleave(heads // groups, 2).transpose(1, 2)
+        v = v.repeat_interleave(heads // groups, 2).transpose(1, 2)
+        # The query carries log2(e), so softmax to base two: exp2(s) = exp(s * ln 2).
+        out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=math.log(2))
+        return out.transpose(1, 2).reshape(batch * time, heads * size)
+
+
+class Student(nn.Module):
+    """Ternary language model; ``forward`` gives next-token logits."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        vocab, d = config.vocab_size, config.hidden_size
+        self.embed = QuantisedWeight(vocab, d, EMBED_LIMIT, EMBED_STEP_PER_MEAN, 1.0)
+        self.head = QuantisedWeight(vocab, d, HEAD_LIMIT, HEAD_STEP_PER_MEAN, 0.25 / math.sqrt(d))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+        angle = torch.outer(torch.arange(config.context).float(), frequency)  # [context, D/2]
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """tokens [B, T] -> logits [B*T, V]."""
+        batch, time = tokens.shape
+        integers, step = self.embed()
+        x = nn.functional.embedding(tokens.reshape(-1), integers * step)
+        cos, sin = self.cos[:time], self.sin[:time]
+        for block in self.blocks:
+            x = block(x, cos, sin, batch, dtype)
+        inputs, row_step = quantise_activations(rms_norm(x, self.config.norm_eps))
+        integers, step = self.head()
+        return (inputs.to(dtype) @ integers.to(dtype).t()).float() * step * row_step
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding on interleaved pairs (2i, 2i+1): x [B, T, heads, D], cos and sin [T, D/2]."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    c, s = cos[:, None, :], sin[:, None, :]
+    return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
+

@@ -1,0 +1,271 @@
+"""Train the student: ``python -m models.training.train --minutes 60``.
+
+The training target of each position mixes the true next token with the teacher's distribution;
+a share of the windows comes from stories that the teacher sampled. The learning rate warms up,
+stays, then falls linearly to zero at the end of the budget, counted in steps (reproducible) or
+in minutes (ends on time on any machine).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from models.training import data as corpora
+from models.training.card import write_card, write_plot
+from models.training.data import Corpus, Tokenizer
+from models.training.evaluate import HELD_OUT_TOKENS, compare, held_out_stream, mean_loss
+from models.training.export import export, load
+from models.training.optim import Muon
+from models.training.student import Student, StudentConfig
+from models.training.teacher import Teacher, sampled_stories, soft_targets
+
+ROOT = Path(__file__).resolve().parents[2]
+MONITOR_WINDOWS = 48
+SAMPLED_STREAMS, SAMPLED_LENGTH = 1024, 512
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides a run besides the data."""
+
+    seed: int
+    steps: int
+    minutes: float
+    windows: int = 8
+    accumulate: int = 2
+    matrix_lr: float = 0.02
+    embed_lr: float = 0.02
+    head_lr: float = 0.004
+    warmup: float = 0.02
+    decay_from: float = 0.3
+    label_share: float = 0.5
+    sampled_share: float = 0.25
+    opening_share: float = 0.25
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget used."""
+        return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
+
+    def rate(self, progress: float) -> float:
+        """Learning rate relative to its peak."""
+        return min(1.0, progress / self.warmup, (1.0 - progress) / (1.0 - self.decay_from))
+
+
+class Run:
+    """A training run that can be saved and resumed."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.model = Student(StudentConfig())
+        embed, head = self.model.embed.weight, self.model.head.weight
+        matrices = [p for p in self.model.parameters() if p is not embed and p is not head]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=options.matrix_lr),
+            torch.optim.Adam(
+                [{"params": [embed], "lr": options.embed_lr}, {"params": [head], "lr": options.head_lr}],
+                betas=(0.9, 0.98),
+                fused=True,
+            ),
+        ]
+        self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
+        self.rng = np.random.default_rng(options.seed)
+        self.step, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+
+    def save(self, path: Path) -> None:
+        """Write the whole state, replacing ``path`` atomically."""
+        state = {
+            "options": asdict(self.options),
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "rng": self.rng.bit_generator.state,
+            "step": self.step,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+        partial = path.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    @classmethod
+    def resume(cls, path: Path) -> Run:
+        """Continue from a saved state, with its options."""
+        state = torch.load(path, weights_only=False)
+        run = cls(Options(**state["options"]))
+        run.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(run.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        run.rng.bit_generator.state = state["rng"]
+        run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
+        return run
+
+    def batch(self, text: Corpus, sampled: Corpus) -> tuple[Tensor, Tensor]:
+        """Inputs [w, T] and dense targets [w*T, V] of one micro-batch."""
+        o, config = self.options, self.model.config
+        from_teacher = int(self.rng.binomial(o.windows, o.sampled_share))
+        parts = [
+            (corpus.label_share, corpus.sample(self.rng, windows, config.context, o.opening_share))
+            for corpus, windows in ((text, o.windows - from_teacher), (sampled, from_teacher))
+            if windows
+        ]
+        inputs = torch.from_numpy(np.concatenate([part[0] for _, part in parts]).astype(np.int64))
+        targets = torch.zeros(o.windows * config.context, config.vocab_size)
+        row = 0
+        for share, (_, labels, ids, probabilities) in parts:
+            rows = targets[row : row + labels.size]
+            soft = torch.from_numpy(probabilities.reshape(labels.size, -1).astype(np.float32)) * (1 - share)
+            rows.scatter_(1, torch.from_numpy(ids.reshape(labels.size, -1).astype(np.int64)), soft)
+            hard = torch.from_numpy(labels.reshape(-1, 1).astype(np.int64))
+            rows.scatter_add_(1, hard, torch.full((labels.size, 1), share))
+            row += labels.size
+        return inputs, targets
+
+    def advance(self, loss: nn.Module, text: Corpus, sampled: Corpus) -> float:
+        """One optimiser step; returns the mean training loss of its micro-batches."""
+        rate = self.options.rate(self.options.progress(self.step, self.seconds))
+        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * max(rate, 0.0)
+        total = 0.0
+        for _ in range(self.options.accumulate):
+            value = loss(*self.batch(text, sampled)) / self.options.accumulate
+            value.backward()
+            total += value.item()
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        self.step += 1
+        return total
+
+
+class TargetLoss(nn.Module):
+    """Cross entropy of the student against dense targets; bfloat16 matrix products."""
+
+    def __init__(self, model: Student) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """inputs [w, T], targets [w*T, V] -> scalar."""
+        return nn.functional.cross_entropy(self.model(inputs, torch.bfloat16), targets)
+
+
+def prepared(data: Path, work: Path, options: Options, progress: Progress) -> tuple[Corpus, Corpus]:
+    """The training text and the teacher's stories with soft targets, computed once into ``work``."""
+    teacher = Teacher(data / corpora.TEACHER_FILE)
+    text_file, sampled_file = work / "text.npz", work / "sampled.npz"
+    if not text_file.exists():
+        tokenizer = Tokenizer(data / corpora.TOKENIZER_FILE)
+        tokens = corpora.token_stream(tokenizer, corpora.training_stories(data))
+        task = progress.add_task("teacher reads the text", total=len(tokens) // (teacher.context // 2))
+        ids, probabilities = soft_targets(teacher, tokens, lambda n: progress.advance(task, n))
+        np.savez(text_file, tokens=tokens, top_ids=ids, top_probabilities=probabilities)
+    if not sampled_file.exists():
+        task = progress.add_task("teacher writes stories", total=SAMPLED_LENGTH)
+        tokens, ids, probabilities = sampled_stories(
+            teacher, SAMPLED_STREAMS, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n)
+        )
+        np.savez(sampled_file, tokens=tokens, top_ids=ids, top_probabilities=probabilities)
+    return (
+        Corpus(**np.load(text_file), label_share=options.label_share),
+        Corpus(**np.load(sampled_file), label_share=0.0),
+    )
+
+
+def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
+    """What made the checkpoint: options, versions, data hashes, held-out losses and the loss curve."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = (corpora.TRAIN_FILE, corpora.HELD_OUT_FILE, corpora.TEACHER_FILE, corpora.TOKENIZER_FILE)
+    return {
+        "options": asdict(run.options),
+        "steps_done": run.step,
+        "tokens_seen": run.step * run.options.windows * run.options.accumulate * run.model.config.context,
+        "training_seconds": round(run.seconds),
+        "git_commit": head.stdout.strip() or None,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "sha256": {name: corpora.sha256(data / name) for name in files},
+        "held_out": held_out,
+        "curve": run.curve,
+    }
+
+
+def publish(run: Run, data: Path, out: Path) -> dict[str, float]:
+    """Export the student, judge the exported files, write the record, the plot and the card."""
+    export(run.model, out, data / corpora.TOKENIZER_FILE)
+    held_out = compare(out, data)
+    written = record(run, data, {"tokens": HELD_OUT_TOKENS, **held_out})
+    (out / "loss_curve.json").write_text(json.dumps(written, indent=1) + "\n")
+    write_plot(written, out / "loss_curve.png")
+    write_card(written, load(out), Tokenizer(out / "tokenizer.bin"), out / "README.md")
+    return held_out
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="Budget by the clock; ignored when --steps is given.")] = 60.0,
+    steps: Annotated[int, typer.Option(help="Budget in optimiser steps, for a reproducible run.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 1,
+    data: Annotated[Path, typer.Option(help="Folder with the corpora and the teacher.")] = ROOT.parent / "shared/data",
+    out: Annotated[Path, typer.Option(help="Folder of the published model.")] = ROOT / "models/stories1m",
+    work: Annotated[Path, typer.Option(help="Folder for soft targets and the resumable state.")] = ROOT
+    / "build/training",
+    export_every: Annotated[float, typer.Option(help="Minutes between published checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder.")] = False,
+    compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
+    threads: Annotated[int, typer.Option(help="Threads of the tensor library.")] = 1,
+    matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,
+    label_share: Annotated[float, typer.Option(help="Weight of true tokens against the teacher.")] = Options.label_share,
+    sampled_share: Annotated[float, typer.Option(help="Share of sampled windows.")] = Options.sampled_share,
+) -> None:
+    """Train the ternary student and publish it."""
+    torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    state = work / "state.pt"
+    options = Options(
+        seed=seed, steps=steps, minutes=minutes,
+        matrix_lr=matrix_lr, label_share=label_share, sampled_share=sampled_share,
+    )  # fmt: skip
+    run = Run.resume(state) if resume else Run(options)
+    monitor = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)[HELD_OUT_TOKENS:]
+    monitor = monitor[: MONITOR_WINDOWS * run.model.config.context + 1]
+    loss: Any = TargetLoss(run.model)
+    loss = torch.compile(loss) if compiled else loss
+    console = Console()
+    with Progress(console=console) as progress:
+        text, sampled = prepared(data, work, run.options, progress)
+        task = progress.add_task("training", total=1.0)
+        started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
+        while run.options.progress(run.step, run.seconds) < 1.0:
+            losses.append(run.advance(loss, text, sampled))
+            run.seconds = time.monotonic() - started
+            share = run.options.progress(run.step, run.seconds)
+            progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
+            if run.step % 100 == 0 or share == 1.0:
+                seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
+                seen["held_out"] = round(mean_loss(run.model, monitor), 4)
+                run.curve.append(seen)
+                losses = []
+                console.log(f"{seen} {run.step * 4096 / run.seconds:.0f} tokens/s {share:.1%}")
+            if run.seconds - last_export > 60 * export_every and share < 1.0:
+                last_export = run.seconds
+                run.save(state)
+                console.log(publish(run, data, out))
+    run.save(state)
+    console.log(publish(run, data, out))
+
+
+if __name__ == "__main__":
+    typer.run(main)

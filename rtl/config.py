@@ -1,0 +1,143 @@
+"""The one configuration of a Tritloom accelerator. Pure Python: host, golden model and gateware share it.
+
+A *lane* is one element position of the vector datapath; a *beat* is one word of ``lanes`` elements.
+Vectors are stored in beats: element ``i`` is lane ``i % lanes`` of beat ``i // lanes``.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+from math import ceil
+
+ELEMENT_BITS = 18          # vector element, signed; the native operand width of an ECP5 multiplier
+RESIDUAL_FRACTION = 12     # fraction bits of the residual stream and of values V
+QK_FRACTION = 10           # fraction bits of queries and keys before block floating point
+SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
+CODE_TRITS = 3             # trits per table code
+CODE_BITS = 5              # a sign and a 4-bit index into the 14 canonical sums
+WORD_CODES = 7             # codes in one 36-bit block-RAM word
+WORD_BITS = 36
+ACTIVATION_BITS = 8
+EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
+
+
+@dataclass(frozen=True)
+class Config:
+    """Geometry of one accelerator.
+
+    Parameters
+    ----------
+    name : name on the command line of the build.
+    lanes : elements per beat; width of vector unit and of each attention group.
+    block_beats : beats per column block, so a tile has ``lanes * block_beats`` columns.
+    rows : rows of a tile; must divide ``lanes``.
+    table_blocks : column blocks whose lookup tables are held at once (1: distributed RAM).
+    weight_source : ``"ebr"`` (resident) or ``"sdram"`` (stream).
+    weight_depth : tiles held in block RAM (resident only, else 0).
+    vector_depth : beats of vector memory.
+    activation_depth : beats of the int8 activation buffer.
+    head_dim : elements per attention head; ``lanes`` is a multiple of it.
+    query_groups : query heads that share one KV head and are computed in parallel.
+    context : positions the KV cache holds for each KV beat; a power of two.
+    kv_slots : KV beats (layers x KV beats per layer) the cache holds.
+    vocab : rows of the embedding memory.
+    embed_beats : beats of one embedding row.
+    embed_planes : trit planes of the embedding (3 planes: 5-bit codes).
+    program_depth : operations the program memory holds.
+    sampler_lanes : logits examined per clock.
+    stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
+    """
+
+    name: str
+    lanes: int
+    block_beats: int
+    rows: int
+    table_blocks: int
+    weight_source: str
+    weight_depth: int
+    vector_depth: int
+    activation_depth: int
+    head_dim: int
+    query_groups: int
+    context: int
+    kv_slots: int
+    vocab: int
+    embed_beats: int
+    embed_planes: int
+    program_depth: int
+    sampler_lanes: int
+    stream_fifo_words: int
+
+    def __post_init__(self) -> None:
+        if self.lanes % self.rows:
+            raise ValueError(f"lanes {self.lanes} must be a multiple of rows {self.rows}")
+        if self.lanes % self.head_dim:
+            raise ValueError(f"lanes {self.lanes} must be a multiple of head_dim {self.head_dim}")
+        if self.lanes % self.sampler_lanes:
+            raise ValueError(f"lanes {self.lanes} must be a multiple of sampler_lanes {self.sampler_lanes}")
+        if self.context & (self.context - 1):
+            raise ValueError(f"context {self.context} must be a power of two")
+        if self.weight_source not in ("ebr", "sdram"):
+            raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
+
+    @property
+    def columns(self) -> int:
+        """Activations that one tile meets."""
+        return self.lanes * self.block_beats
+
+    @property
+    def codes(self) -> int:
+        """Table codes per tile row (the last may cover fewer than three columns)."""
+        return ceil(self.columns / CODE_TRITS)
+
+    @property
+    def row_words(self) -> int:
+        """36-bit words per tile row in block RAM."""
+        return ceil(self.codes / WORD_CODES)
+
+    @property
+    def macs(self) -> int:
+        """Ternary multiply-accumulates per clock."""
+        return self.rows * self.codes * CODE_TRITS
+
+    @property
+    def segments(self) -> int:
+        """KV heads side by side in one beat."""
+        return self.lanes // self.head_dim
+
+    @property
+    def heads_parallel(self) -> int:
+        """Query heads computed at once; head ``g * segments + s`` of an operation."""
+        return self.query_groups * self.segments
+
+    @property
+    def embed_bits(self) -> int:
+        """Bits of one embedding element (an offset-binary number of ``3**embed_planes`` levels)."""
+        return (3**self.embed_planes - 1).bit_length()
+
+    @property
+    def context_log2(self) -> int:
+        return self.context.bit_length() - 1
+
+    @property
+    def geometry(self) -> int:
+        """32-bit fingerprint of everything an image depends on."""
+        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "stream_fifo_words")
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+RESIDENT = Config(
+    name="resident", lanes=40, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_depth=1024,
+    vector_depth=64, activation_depth=16, head_dim=20, query_groups=2, context=256, kv_slots=4, vocab=512,
+    embed_beats=4, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
+
+STREAM = Config(
+    name="stream", lanes=40, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_depth=0,
+    vector_depth=128, activation_depth=64, head_dim=20, query_groups=2, context=256, kv_slots=6, vocab=512,
+    embed_beats=10, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
+
+TINY = Config(
+    name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_depth=512,
+    vector_depth=64, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2, vocab=512,
+    embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
+
+CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}

@@ -1,0 +1,65 @@
+"""Layouts that cross unit boundaries: operations, scalars, results, and the ports made of them."""
+
+from amaranth.hdl import Shape, signed, unsigned
+from amaranth.lib import data
+from amaranth.lib.wiring import In, Out, Signature
+
+from rtl.config import ELEMENT_BITS, EXPONENT_BITS
+from rtl.isa import FIELDS, MANTISSA_BITS, SCALAR_EXPONENT_BITS, Opcode
+
+SCALAR = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(SCALAR_EXPONENT_BITS)})
+RESULT = data.StructLayout({"register": 5, "value": 36, "exponent": signed(SCALAR_EXPONENT_BITS)})
+ROTATION = data.StructLayout({"cosine": signed(16), "sine": signed(16)})
+FETCH = data.StructLayout({"address": 12, "tiles": 18})
+LOAD_ADDRESS_BITS = 28
+
+
+def op_layout(opcode: Opcode) -> data.StructLayout:
+    """Fields of an operation, without opcode and wait mask."""
+    shapes: dict[str, Shape] = {
+        name: signed(width) if name == "exponent" else unsigned(width) for name, width in FIELDS[opcode]}
+    return data.StructLayout(shapes)
+
+
+def elements(lanes: int) -> data.ArrayLayout:
+    """One beat of vector memory."""
+    return data.ArrayLayout(signed(ELEMENT_BITS), lanes)
+
+
+def int8s(lanes: int) -> data.ArrayLayout:
+    """One beat of activations, queries, keys or values."""
+    return data.ArrayLayout(signed(8), lanes)
+
+
+def write_port(layout: data.Layout, address_bits: int) -> Signature:
+    """Write port as seen by the writer: enable, address, data."""
+    return Signature({"enable": Out(1), "address": Out(address_bits), "data": Out(layout)})
+
+
+def read_port(layout: data.Layout, address_bits: int) -> Signature:
+    """Read port as seen by the reader; data follow the address by one cycle."""
+    return Signature({"enable": Out(1), "address": Out(address_bits), "data": In(layout)})
+
+
+def load_port() -> Signature:
+    """Loader write port as seen by the loader."""
+    return Signature({"enable": Out(1), "address": Out(LOAD_ADDRESS_BITS), "data": Out(32)})
+
+
+def query_port(lanes: int) -> Signature:
+    """Query write port as seen by the vector unit; ``address`` is the group."""
+    return Signature({"enable": Out(1), "address": Out(8), "data": Out(int8s(lanes)), "exponent": Out(EXPONENT_BITS)})
+
+
+def cache_write_port(lanes: int) -> Signature:
+    """KV cache write port as seen by the vector unit; ``value`` selects values, else keys."""
+    return Signature({"enable": Out(1), "value": Out(1), "slot": Out(8), "data": Out(int8s(lanes)),
+                      "exponent": Out(EXPONENT_BITS)})
+
+
+def cache_read_port(lanes: int, address_bits: int) -> Signature:
+    """KV cache read port as seen by the attention unit; data follow the address by one cycle."""
+    return Signature({
+        "enable": Out(1), "address": Out(address_bits),
+        "key": In(int8s(lanes)), "key_exponent": In(EXPONENT_BITS),
+        "value": In(int8s(lanes)), "value_exponent": In(EXPONENT_BITS)})

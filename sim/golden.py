@@ -1,0 +1,235 @@
+"""The golden model: executes an image in numpy integers, exactly as the hardware does.
+
+It is the specification. `Golden.step` runs the token program once; `Golden.trace` additionally returns every
+architectural value an operation wrote, which is what the tests of the gateware compare against.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from host.image import Image
+from rtl.config import ELEMENT_BITS, Config
+from rtl.isa import NO_SCALAR, SCALARS, SQUARE_SHIFT, TEMPERATURE_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
+from sim import fixed
+from sim.fixed import Scalar
+
+
+def matvec(weights: np.ndarray, activations: np.ndarray, shift: int) -> np.ndarray:
+    """Engine: int64 [rows] = round(weights [rows, columns] @ activations [columns] / 2**shift), 18 bits.
+
+    Weights are integers (planes already combined by Horner's rule) stored as float64, exact below 2**53.
+    """
+    total = (weights @ activations.astype(np.float64)).astype(np.int64)
+    return fixed.saturate(fixed.shift_round(total, shift), ELEMENT_BITS)
+
+
+def rotate(a: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+    """Vector unit: rotate the pairs (2k, 2k+1) of each head; a [..., head_dim], factors [head_dim/2]."""
+    even, odd = a[..., 0::2], a[..., 1::2]
+    out = np.empty_like(a)
+    out[..., 0::2] = fixed.shift_round(even * cosine - odd * sine, fixed.ROTARY_FRACTION)
+    out[..., 1::2] = fixed.shift_round(odd * cosine + even * sine, fixed.ROTARY_FRACTION)
+    return fixed.saturate(out, ELEMENT_BITS)
+
+
+def gate(g: np.ndarray, u: np.ndarray, gate_peak: Scalar, up_peak: Scalar) -> tuple[np.ndarray, Scalar]:
+    """Vector unit: block-scaled relu(g)**2 * u, and the power of two it was divided by."""
+    first, second = fixed.gate_shifts(gate_peak, up_peak)
+    squared = np.maximum(g, 0) ** 2 >> first
+    out = fixed.saturate(fixed.shift_round(squared * u, second), ELEMENT_BITS)
+    return out, Scalar(fixed.HALF, first + second - 15)
+
+
+def attend(query: np.ndarray, query_exponent: int, keys: np.ndarray, key_exponents: np.ndarray,
+           values: np.ndarray, value_exponents: np.ndarray, config: Config) -> tuple[np.ndarray, list[Scalar]]:
+    """Attention unit over T positions.
+
+    query int8 [groups, lanes], keys and values int8 [T, lanes], exponents [T].
+    Returns int64 [groups, lanes] and, per head ``g * segments + s``, the scalar sum(p) / 2**max(value exponent).
+    """
+    positions = keys.shape[0]
+    split = (positions, config.segments, config.head_dim)
+    q = query.astype(np.float64).reshape(config.query_groups, *split[1:])
+    dots = np.einsum("gsd,tsd->gst", q, keys.astype(np.float64).reshape(split)).astype(np.int64)
+    scores = fixed.saturate(fixed.shift_round(dots << (query_exponent + key_exponents), 10), ELEMENT_BITS)
+    p = fixed.exp2_negative(scores.max(axis=2, keepdims=True) - scores)
+    top = int(value_exponents.max())
+    weighted = fixed.shift_round(p, top - value_exponents)
+    acc = np.einsum("gst,tsd->gsd", weighted.astype(np.float64), values.astype(np.float64).reshape(split))
+    out = fixed.shift_round(acc.astype(np.int64), config.context_log2 + 2).reshape(config.query_groups, -1)
+    sums = [fixed.normalise(total) for total in p.sum(axis=2).ravel()]
+    return out, [Scalar(s.mantissa, s.exponent - top) for s in sums]
+
+
+def sample(logits: np.ndarray, scale: Scalar | None, states: list[int]) -> int:
+    """Sampler: argmax (lowest index wins), or Gumbel-max over scaled logits when a scale is given.
+
+    states : xorshift32 state per sampler lane, advanced in place once per chunk of ``len(states)`` logits.
+    """
+    if scale is None:
+        return int(np.argmax(logits))
+    lanes = len(states)
+    noise = np.empty(-(-len(logits) // lanes) * lanes, np.int64)
+    for chunk in range(0, len(noise), lanes):
+        for lane in range(lanes):
+            states[lane] = fixed.xorshift32(states[lane])
+            noise[chunk + lane] = fixed.GUMBEL[states[lane] >> 22]
+    scaled = fixed.saturate(fixed.lane_scale(logits, scale), ELEMENT_BITS)
+    return int(np.argmax(scaled + noise[: len(logits)]))
+
+
+class Golden:
+    """Bit-exact model of an accelerator that holds an image.
+
+    Parameters
+    ----------
+    image : a compiled image; it carries the configuration it was compiled for.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.config = image.config
+        self.program = image.program
+        self._matrices = image.matrices()
+        self._embedding = image.embedding()
+        self._rotary = image.rotary()
+        self.reset()
+
+    def reset(self, *, seed: int = 0, temperature: Scalar | None = None) -> None:
+        """Forget the context; set the sampler's seed and inverse temperature (None: greedy)."""
+        c = self.config
+        self.vector = np.zeros((c.vector_depth, c.lanes), np.int64)
+        self.activation = np.zeros((c.activation_depth, c.lanes), np.int64)
+        self.query = np.zeros((c.query_groups, c.lanes), np.int64)
+        self.query_exponent = 0
+        self.cache = {t: np.zeros((c.kv_slots, c.context, c.lanes), np.int8) for t in (Target.KEY, Target.VALUE)}
+        self.cache_exponents = {t: np.zeros((c.kv_slots, c.context), np.int64) for t in (Target.KEY, Target.VALUE)}
+        self.scalars = [fixed.ONE] * SCALARS
+        self.temperature = temperature
+        if temperature is not None:
+            self.scalars[TEMPERATURE_SCALAR] = temperature
+        self.noise = [fixed.noise_seed(seed, lane) for lane in range(c.sampler_lanes)]
+        self.factors = fixed.rotary_factors(self._rotary, 0)
+
+    def step(self, token: int, position: int) -> int:
+        """Run the program for one token at a position; returns the sampled next token.
+
+        Raises
+        ------
+        IndexError: token or position out of range.
+        """
+        for _ in self.trace(token, position):
+            pass
+        return self.sampled
+
+    def generate(self, prompt: list[int], count: int, *, temperature: Scalar | None = None, seed: int = 0) -> list[int]:
+        """The next ``count`` tokens after a prompt, from an empty context."""
+        self.reset(seed=seed, temperature=temperature)
+        out: list[int] = []
+        for position in range(len(prompt) + count - 1):
+            token = prompt[position] if position < len(prompt) else out[-1]
+            sampled = self.step(token, position)
+            if position >= len(prompt) - 1:
+                out.append(sampled)
+        return out
+
+    def trace(self, token: int, position: int) -> Iterator[tuple[int, Op, np.ndarray]]:
+        """Run the program once, yielding (index, operation, values written) after each operation."""
+        if not 0 <= token < self.config.vocab:
+            raise IndexError(f"token {token} is outside the vocabulary of {self.config.vocab}")
+        if not 0 <= position < self.config.context:
+            raise IndexError(f"position {position} is outside the context of {self.config.context}")
+        self.token, self.position = token, position
+        for index, op in enumerate(self.program):
+            yield index, op, self._execute(index, op)
+            if op.opcode == Opcode.END:
+                return
+
+    def _execute(self, index: int, op: Op) -> np.ndarray:
+        match op.opcode:
+            case Opcode.EMBED:
+                row = self._embedding[self.token, : op.beats]
+                return self._write(op, Target.VECTOR, fixed.saturate(fixed.lane_scale(row, self.scalars[op.ra]), 18))
+            case Opcode.MATVEC:
+                a = self.activation[op.src : op.src + op.blocks * self.config.block_beats].ravel()
+                out = matvec(self._matrices[index], a, op.shift)
+                self.vector.reshape(-1)[op.dst * self.config.lanes :][: out.size] = out
+                self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
+                return out
+            case Opcode.VECTOR:
+                return self._vector(op)
+            case Opcode.SCALAR:
+                return self._scalar(op)
+            case Opcode.ATTEND:
+                return self._attend(op)
+            case Opcode.SAMPLE:
+                logits = self.vector[op.src :].ravel()[: op.count]
+                scale = None if self.temperature is None else self.scalars[op.ra]
+                self.sampled = sample(logits, scale, self.noise)
+                return np.array([self.sampled])
+            case Opcode.ROTARY:
+                self.factors = fixed.rotary_factors(self._rotary, self.position)
+                return np.concatenate(self.factors)
+        return np.zeros(0, np.int64)
+
+    def _scalar(self, op: Op) -> np.ndarray:
+        fn = {ScalarFn.MUL: lambda a: a, ScalarFn.RECIPROCAL: fixed.reciprocal, ScalarFn.RSQRT: fixed.rsqrt,
+              ScalarFn.BLOCK: fixed.block}[ScalarFn(op.fn)]
+        value = fn(self.scalars[op.ra])
+        if op.rb != NO_SCALAR:
+            value = fixed.multiply(value, self.scalars[op.rb])
+        value = fixed.multiply(value, Scalar(op.mantissa, op.exponent))
+        self.scalars[op.rd] = value
+        return np.array([value.mantissa, value.exponent])
+
+    def _vector(self, op: Op) -> np.ndarray:
+        a = self.vector[op.src : op.src + op.beats]
+        match VectorFn(op.fn):
+            case VectorFn.SCALE if op.segmented:
+                c = self.config
+                heads = a.reshape(op.beats * c.segments, c.head_dim)
+                scaled = [fixed.lane_scale(head, self.scalars[op.ra + i]) for i, head in enumerate(heads)]
+                out = np.stack(scaled).reshape(op.beats, c.lanes)
+            case VectorFn.SCALE:
+                out = fixed.lane_scale(a, self.scalars[op.ra])
+            case VectorFn.ADD:
+                out = self.vector[op.src2 : op.src2 + op.beats] + fixed.lane_scale(a, self.scalars[op.ra])
+            case VectorFn.SQUARE:
+                out = a
+                total = int((a * a >> SQUARE_SHIFT).sum()) + (op.dst << 8 | op.src2)
+                self.scalars[op.rb] = fixed.normalise(total)
+            case VectorFn.ROTATE:
+                out = rotate(a.reshape(op.beats, -1, self.config.head_dim), *self.factors).reshape(a.shape)
+            case VectorFn.GATE:
+                b = self.vector[op.src2 : op.src2 + op.beats]
+                out, self.scalars[op.rc] = gate(a, b, self.scalars[op.ra], self.scalars[op.rb])
+        return self._write(op, Target(op.target), out)
+
+    def _write(self, op: Op, target: Target, out: np.ndarray) -> np.ndarray:
+        """Saturate to the target's width, store, and leave the peak in S(rd)."""
+        wide = target in (Target.VECTOR, Target.NONE)
+        out = fixed.saturate(out, ELEMENT_BITS) if wide else fixed.clamp_int8(out)
+        match target:
+            case Target.VECTOR:
+                self.vector[op.dst : op.dst + op.beats] = out
+            case Target.ACTIVATION:
+                self.activation[op.dst : op.dst + op.beats] = out
+            case Target.QUERY:
+                self.query[op.dst : op.dst + op.beats] = out
+                self.query_exponent = fixed.block_exponent(self.scalars[op.ra])
+            case Target.KEY | Target.VALUE:
+                self.cache[target][op.dst, self.position] = out[0]
+                self.cache_exponents[target][op.dst, self.position] = fixed.block_exponent(self.scalars[op.ra])
+        self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
+        return out
+
+    def _attend(self, op: Op) -> np.ndarray:
+        history = (op.slot, slice(0, self.position + 1))
+        out, sums = attend(
+            self.query, self.query_exponent,
+            self.cache[Target.KEY][history], self.cache_exponents[Target.KEY][history],
+            self.cache[Target.VALUE][history], self.cache_exponents[Target.VALUE][history], self.config)
+        self.vector[op.dst : op.dst + self.config.query_groups] = out
+        self.scalars[op.rd : op.rd + len(sums)] = sums
+        return out
