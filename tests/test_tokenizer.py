@@ -22,13 +22,25 @@ def tokenizer_file(*, longest: int = 8, extra: tuple[tuple[float, bytes], ...] =
 
 
 SMALL = ((-9.0, b" "), (-9.0, b"a"), (-9.0, b"b"), (-9.0, b"c"), (-3.0, b"ab"), (-2.0, b"bc"), (-1.0, b"abc"),
-         (-4.0, b" a"), ("é".encode() and -9.0, "é".encode()))
+         (-4.0, b" a"), (-9.0, "é".encode()))
 SPACE, A, B, C, AB, BC, ABC, SPACE_A, E_ACUTE = range(259, 268)
 
 
 @pytest.fixture
 def small() -> Tokenizer:
     return Tokenizer(tokenizer_file(extra=SMALL))
+
+
+def test_known_encoding_of_llama2c() -> None:
+    """The opening of the story that run.c prints for stories260K, which shares this vocabulary."""
+    tokenizer = Tokenizer.load(MODEL_TOKENIZER)
+    assert len(tokenizer) == 512
+    assert tokenizer.encode("Once upon a time") == [1, 403, 407, 261, 378]
+    text = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, "
+            "she saw a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said")
+    tokens = tokenizer.encode(text)
+    assert len(tokens) == 69, f"{len(tokens)} tokens: {tokens}"
+    assert tokenizer.decode(tokens) == text
 
 
 def test_empty_text_is_bos_alone(small: Tokenizer) -> None:

@@ -14,10 +14,114 @@ from models.training.data import Tokenizer
 from models.training.evaluate import sample_texts
 from models.training.student import Student
 
+CARD = """# stories1m
+
+A language model with {parameters:,} weights that tells short children's stories in English. Every
+weight is ternary: the projections are one trit plane, the embedding three (integers -13..13), the
+output head two (integers -4..4), with one float scale per tensor. The checkpoint is
+{kilobytes} kB.
+
+## Shape
+
+{layers} layers, hidden size {hidden}, {heads} query heads and {kv_heads} key-value heads of {head_dim}, feed-forward
+{ff} with squared-ReLU gate, vocabulary {vocab}, context {context}, rotary embedding on interleaved pairs,
+RMS norm without gain, untied head, no biases. Projections are BitNet b1.58: absmean trits,
+int8 absmax activations per token, `y = dot * weight_scale / act_scale`. Keys and values are int8
+with one power-of-two exponent per token, queries with one per pair of heads {{g, 2+g}}. All of these
+quantisers were in the loop during training.
+
+## Held-out loss
+
+| Model | Nats per token |
+|---|---|
+| stories1m (this checkpoint, float arithmetic on the published integers) | {student:.4f} |
+| stories260K (fp32 teacher) | {teacher:.4f} |
+
+Both by one procedure, over the first {tokens:,} tokens of held-out TinyStories text: stories split at
+their usual openings, each encoded with BOS and a leading space, concatenated, cut into consecutive
+windows of {context} tokens that are judged without context from before the window. The curve below
+uses other held-out tokens, after the first {tokens:,}.
+
+![Loss curve](loss_curve.png)
+
+## Samples
+
+{samples}
+
+## Data and training
+
+Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on one CPU core) with
+Muon on the matrices and Adam on embedding and head. The text is 4,041 TinyStories (1.71 million
+tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
+teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
+the teacher's distribution is the whole target. `loss_curve.json` records every option, the
+hashes of the data and the versions used.
+
+To retrain, put the data files into a folder and run, from the root of the repository:
+
+    scripts/train --data FOLDER --minutes {minutes:.0f}
+
+`--steps {steps}` in place of `--minutes` makes the schedule independent of the machine's speed.
+
+## Limits
+
+Stories of a few paragraphs in the vocabulary of a small child, and often without sense; nothing else.
+It has no notion of facts and no safety tuning.
+
+## Licences
+
+- Training and held-out text: TinyStories (Eldan and Li), CDLA-Sharing-1.0.
+- Teacher stories260K and the tokenizer `tokenizer.bin`: Andrej Karpathy's tinyllamas and llama2.c,
+  MIT; the notice is in `LICENSE.llama2.c-MIT.txt`.
+- The checkpoint: Apache-2.0, as the rest of the project.
+"""
+
 
 def write_plot(record: dict[str, Any], path: Path) -> None:
-    pass
+    """Training target and held-out loss over tokens seen."""
+    curve, options = record["curve"], record["options"]
+    per_step = record["tokens_seen"] / max(1, record["steps_done"]) / 1e6
+    seen = [point["step"] * per_step for point in curve]
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot(seen, [point["train"] for point in curve], label="training target (true and teacher mixed)")
+    axes.plot(seen, [point["held_out"] for point in curve], label="held-out")
+    teacher = record["held_out"]["teacher_nats_per_token"]
+    axes.axhline(teacher, linestyle=":", color="grey", label="fp32 teacher, held-out")
+    axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(1.0, 3.0), title=f"stories1m, seed {options['seed']}")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, path: Path) -> None:
-    pass
+    """The card of the checkpoint beside it: numbers from the record, samples from the model."""
+    config, options = model.config, record["options"]
+    samples = (
+        f"{title}:\n\n" + "\n".join(f"> {line}" for line in text.splitlines())
+        for title, text in sample_texts(model, tokenizer).items()
+    )
+    card = CARD.format(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        kilobytes=round((path.parent / "model.safetensors").stat().st_size / 1000),
+        layers=config.num_layers,
+        hidden=config.hidden_size,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        ff=config.intermediate_size,
+        vocab=config.vocab_size,
+        context=config.context,
+        student=record["held_out"]["student_nats_per_token"],
+        teacher=record["held_out"]["teacher_nats_per_token"],
+        tokens=record["held_out"]["tokens"],
+        samples="\n\n".join(samples),
+        steps=record["steps_done"],
+        batch=record["tokens_seen"] // max(1, record["steps_done"]),
+        seen=record["tokens_seen"] / 1e6,
+        minutes=record["training_seconds"] / 60,
+        label=options["label_share"],
+        soft=1 - options["label_share"],
+        sampled=options["sampled_share"],
+    )
+    path.write_text(card)

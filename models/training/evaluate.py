@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.training.data import BOS, TEACHER_FILE, TOKENIZER_FILE, Tokenizer, held_out_stories, token_stream
+from models.training.data import BOS, Tokenizer, held_out_stories, token_stream
 from models.training.export import load
 from models.training.student import Student
 from models.training.teacher import Teacher
@@ -45,14 +45,14 @@ def held_out_stream(tokenizer: Tokenizer, data: Path) -> np.ndarray:
     return token_stream(tokenizer, held_out_stories(data))
 
 
-def compare(model: Path, data: Path) -> dict[str, float]:
-    """Held-out loss of an exported student and of the teacher."""
-    tokens = held_out_stream(Tokenizer(data / TOKENIZER_FILE), data)[:HELD_OUT_TOKENS]
-    teacher = Teacher(data / TEACHER_FILE)
-    return {
-        "student_nats_per_token": round(mean_loss(load(model), tokens), 4),
-        "teacher_nats_per_token": round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens), 4),
-    }
+def student_loss(model: Path, tokens: np.ndarray) -> float:
+    """Held-out loss of an exported student."""
+    return round(mean_loss(load(model), tokens[:HELD_OUT_TOKENS]), 4)
+
+
+def teacher_loss(teacher: Teacher, tokens: np.ndarray) -> float:
+    """Held-out loss of the teacher by the same procedure."""
+    return round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens[:HELD_OUT_TOKENS]), 4)
 
 
 @torch.no_grad()

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeElapsedColumn
 from torch import Tensor, nn
 
 from models.training import data as corpora
 from models.training.card import write_card, write_plot
 from models.training.data import Corpus, Tokenizer
-from models.training.evaluate import HELD_OUT_TOKENS, compare, held_out_stream, mean_loss
+from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, load
 from models.training.optim import Muon
 from models.training.student import Student, StudentConfig
@@ -46,7 +46,7 @@ class Options:
     minutes: float
     windows: int = 8
     accumulate: int = 2
-    matrix_lr: float = 0.02
+    matrix_lr: float = 0.035
     embed_lr: float = 0.02
     head_lr: float = 0.004
     warmup: float = 0.02
@@ -85,6 +85,11 @@ class Run:
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen."""
+        return self.step * self.options.windows * self.options.accumulate * self.model.config.context
 
     def save(self, path: Path) -> None:
         """Write the whole state, replacing ``path`` atomically."""
@@ -193,7 +198,7 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
     return {
         "options": asdict(run.options),
         "steps_done": run.step,
-        "tokens_seen": run.step * run.options.windows * run.options.accumulate * run.model.config.context,
+        "tokens_seen": run.tokens,
         "training_seconds": round(run.seconds),
         "git_commit": head.stdout.strip() or None,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -203,15 +208,16 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def publish(run: Run, data: Path, out: Path) -> dict[str, float]:
+def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
     """Export the student, judge the exported files, write the record, the plot and the card."""
     export(run.model, out, data / corpora.TOKENIZER_FILE)
-    held_out = compare(out, data)
-    written = record(run, data, {"tokens": HELD_OUT_TOKENS, **held_out})
+    student = student_loss(out, held_out)
+    losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
+    written = record(run, data, losses)
     (out / "loss_curve.json").write_text(json.dumps(written, indent=1) + "\n")
     write_plot(written, out / "loss_curve.png")
     write_card(written, load(out), Tokenizer(out / "tokenizer.bin"), out / "README.md")
-    return held_out
+    return student
 
 
 def main(
@@ -239,12 +245,13 @@ def main(
         matrix_lr=matrix_lr, label_share=label_share, sampled_share=sampled_share,
     )  # fmt: skip
     run = Run.resume(state) if resume else Run(options)
-    monitor = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)[HELD_OUT_TOKENS:]
-    monitor = monitor[: MONITOR_WINDOWS * run.model.config.context + 1]
+    held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
+    monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
+    teacher = teacher_loss(Teacher(data / corpora.TEACHER_FILE), held_out)
     loss: Any = TargetLoss(run.model)
     loss = torch.compile(loss) if compiled else loss
     console = Console()
-    with Progress(console=console) as progress:
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
         text, sampled = prepared(data, work, run.options, progress)
         task = progress.add_task("training", total=1.0)
         started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
@@ -258,13 +265,13 @@ def main(
                 seen["held_out"] = round(mean_loss(run.model, monitor), 4)
                 run.curve.append(seen)
                 losses = []
-                console.log(f"{seen} {run.step * 4096 / run.seconds:.0f} tokens/s {share:.1%}")
+                console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
             if run.seconds - last_export > 60 * export_every and share < 1.0:
                 last_export = run.seconds
                 run.save(state)
-                console.log(publish(run, data, out))
+                console.log(f"held-out loss {publish(run, data, out, held_out, teacher)}, teacher {teacher}")
     run.save(state)
-    console.log(publish(run, data, out))
+    console.log(f"held-out loss {publish(run, data, out, held_out, teacher)}, teacher {teacher}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""A ternary checkpoint in memory: shapes, trits and scales, whatever file it came from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward)."""
+
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-5
+    embed_planes: int = 3
+    head_planes: int = 2
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Integer weights [rows, columns] and their scale: the real weight is ``integers * scale``."""
+
+    integers: np.ndarray
+    scale: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to compile.
+
+    Parameters
+    ----------
+    name : for messages and the manifest.
+    shape : its dimensions.
+    tensors : ``embed`` and ``head`` [vocab, hidden], and per layer ``{i}.q`` ... ``{i}.down``, all int8.
+    tokenizer : bytes of a llama2.c tokenizer, or empty.
+    """
+
+    name: str
+    shape: Shape
+    tensors: dict[str, Tensor]
+    tokenizer: bytes = b""
+
+    @property
+    def ternary_parameters(self) -> int:
+        """Weights of the projections."""
+        return sum(t.integers.size for name, t in self.tensors.items() if name not in ("embed", "head"))
+
+
+def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each projection of a layer."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return {
+        "q": (queries, shape.hidden), "k": (keys, shape.hidden), "v": (keys, shape.hidden),
+        "o": (shape.hidden, queries), "gate": (shape.feed_forward, shape.hidden),
+        "up": (shape.feed_forward, shape.hidden), "down": (shape.hidden, shape.feed_forward),
+    }
+
+
+def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"") -> Checkpoint:
+    """A checkpoint of random trits with scales that keep activations in a natural range."""
+    rng = np.random.default_rng(seed)
+    embed_limit, head_limit = 3**shape.embed_planes // 2, 3**shape.head_planes // 2
+    embed = rng.integers(-embed_limit, embed_limit + 1, (shape.vocab, shape.hidden), np.int8)
+    head = rng.integers(-head_limit, head_limit + 1, (shape.vocab, shape.hidden), np.int8)
+    tensors = {"embed": Tensor(embed, 1 / embed_limit), "head": Tensor(head, 0.5 / shape.hidden**0.5)}
+    for layer in range(shape.layers):
+        for key, (rows, columns) in layer_shapes(shape).items():
+            trits = rng.integers(-1, 2, (rows, columns), np.int8)
+            tensors[f"{layer}.{key}"] = Tensor(trits, 1.2 / columns**0.5)
+    return Checkpoint(name, shape, tensors, tokenizer)

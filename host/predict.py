@@ -1,0 +1,75 @@
+"""Predicts the cycles of a token by walking its program with the timing rules of the units and the sequencer."""
+
+from dataclasses import dataclass
+
+from rtl import timing
+from rtl.config import Config
+from rtl.isa import UNIT_OF, Op, Opcode, Unit
+
+WORD_TRITS = 20            # trits in one 32-bit word of base-3 bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """When each operation of a token runs.
+
+    Parameters
+    ----------
+    cycles : engine clocks from the start of the token to the start of the next.
+    issue : cycle in which each operation is accepted.
+    done : first cycle in which each operation's unit is idle again.
+    """
+
+    cycles: int
+    issue: list[int]
+    done: list[int]
+
+
+def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
+    """Cycles an operation keeps its unit busy (weights never starving)."""
+    match op.opcode:
+        case Opcode.MATVEC:
+            return timing.engine_cycles(config, op)
+        case Opcode.VECTOR:
+            return timing.vector_cycles(config, op)
+        case Opcode.EMBED:
+            return timing.embed_cycles(config, op)
+        case Opcode.SCALAR:
+            return timing.scalar_cycles(config, op)
+        case Opcode.ATTEND:
+            return timing.attention_cycles(config, position)
+        case Opcode.SAMPLE:
+            return timing.sampler_cycles(config, op, greedy)
+        case Opcode.ROTARY:
+            return timing.rotary_cycles(config)
+    return 0
+
+
+def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
+    """Timeline of one token in steady state.
+
+    In the stream configuration weights arrive at one word per cycle into the prefetch buffer, which holds
+    ``stream_fifo_words`` when the token starts; refresh is not included.
+    """
+    idle = dict.fromkeys(Unit, 0)
+    buffered, buffered_at = float(config.stream_fifo_words), 0
+    now, issue, done = 0, [], []
+    for op in program:
+        unit = UNIT_OF[op.opcode]
+        waited = [idle[u] for u in Unit if u & (op.wait | unit)]
+        now = max([now, *waited])
+        busy = operation_cycles(config, op, position, greedy=greedy)
+        if op.opcode == Opcode.MATVEC and config.weight_source == "sdram":
+            tiles = op.groups * op.planes * op.blocks
+            words = tiles * config.rows * config.columns / WORD_TRITS
+            start = now + busy - tiles
+            buffered = min(config.stream_fifo_words, buffered + start - buffered_at)
+            elapsed = max(tiles, words - buffered)
+            busy += round(elapsed - tiles)
+            buffered, buffered_at = max(0.0, buffered + elapsed - words), start + elapsed
+        issue.append(now)
+        if unit:
+            idle[unit] = now + busy + 1
+        done.append(now + busy + 1)
+        now += timing.ISSUE_CYCLES
+    return Prediction(issue[-1] + timing.TOKEN_CYCLES, issue, done)

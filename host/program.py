@@ -1,0 +1,144 @@
+"""Builds token programs: named scalars, the layout of vector memory, one method per kind of operation."""
+
+from math import ceil, e, log2
+
+from host.checkpoint import Shape
+from host.errors import TritloomError
+from host.tiler import Block
+from rtl.config import Config
+from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, Target, Unit, VectorFn
+from sim.fixed import Scalar
+
+LOG2_E = log2(e)
+
+
+class Scalars:
+    """Register numbers."""
+
+    PEAK, SQUARES, QUANTISE, ACT, SCALE, Q, K, V = range(8)
+    DELTA, GATE_PEAK, UP_PEAK, GATE_SHIFT, K_PEAK, V_PEAK, SCRATCH = range(8, 15)
+    HEADS = 16
+
+
+class Layout:
+    """Where vectors live in vector memory, in beats. Attention and feed-forward scratch share their place.
+
+    Raises
+    ------
+    TritloomError: the model does not fit the configuration; the message names the limit.
+    """
+
+    def __init__(self, shape: Shape, config: Config) -> None:
+        if shape.head_dim != config.head_dim:
+            raise TritloomError(f"head_dim {shape.head_dim} does not fit {config.name}, which is built for "
+                                f"{config.head_dim}")
+        if shape.heads != shape.kv_heads * config.query_groups:
+            raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
+                                f"which groups {config.query_groups} queries per KV head")
+        self.hidden_beats = ceil(shape.hidden / config.lanes)
+        self.feed_beats = ceil(shape.feed_forward / config.lanes)
+        self.kv_beats = ceil(shape.kv_heads / config.segments)
+        self.q_beats = self.kv_beats * config.query_groups
+        logit_beats = ceil(shape.vocab / config.lanes)
+        scratch = self.hidden_beats
+        self.x = 0
+        self.q, self.k, self.v = scratch, scratch + self.q_beats, scratch + self.q_beats + self.kv_beats
+        self.o = self.v + self.kv_beats
+        self.gate, self.up = scratch, scratch + self.feed_beats
+        self.delta = scratch + max(2 * self.feed_beats, 2 * self.q_beats + 2 * self.kv_beats)
+        self.logits = scratch
+        limits = (
+            ("vector memory beats", max(self.delta + self.hidden_beats, self.logits + logit_beats),
+             config.vector_depth),
+            ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
+            ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
+            ("KV cache slots", shape.layers * self.kv_beats, config.kv_slots),
+            ("vocabulary entries", shape.vocab, config.vocab),
+            ("embedding beats", self.hidden_beats, config.embed_beats),
+            ("embedding planes", shape.embed_planes, config.embed_planes),
+        )
+        for what, needed, available in limits:
+            if needed > available:
+                raise TritloomError(f"the model needs {needed} {what}, {config.name} has {available}")
+
+
+class ProgramBuilder:
+    """Appends operations; every method takes vector addresses in beats and scalar register numbers."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+
+    def _append(self, opcode: Opcode, wait: Unit, **fields: int) -> None:
+        self.ops.append(Op(opcode, wait, fields))
+
+    def rotary(self) -> None:
+        self._append(Opcode.ROTARY, Unit.VECTOR)
+
+    def end(self, wait: Unit) -> None:
+        self._append(Opcode.END, wait)
+
+    def embed(self, dst: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
+        self._append(Opcode.EMBED, wait, dst=dst, beats=beats, ra=scale, rd=peak)
+
+    def matvec(self, block: Block, *, source: int, destination: int, fill: bool, peak: int, wait: Unit) -> None:
+        self._append(Opcode.MATVEC, wait, src=source, blocks=block.blocks, fill=int(fill), groups=block.groups,
+                     planes=block.planes, dst=destination, shift=block.shift, rd=peak, address=block.address)
+
+    def attend(self, slot: int, dst: int, heads: int, wait: Unit) -> None:
+        self._append(Opcode.ATTEND, wait, slot=slot, dst=dst, rd=heads)
+
+    def sample(self, src: int, count: int, scale: int, wait: Unit) -> None:
+        self._append(Opcode.SAMPLE, wait, src=src, count=count, ra=scale)
+
+    def _scalar(self, fn: ScalarFn, rd: int, ra: int, rb: int, constant: float, wait: Unit) -> None:
+        immediate = Scalar.from_float(constant)
+        self._append(Opcode.SCALAR, wait, fn=fn, ra=ra, rb=rb, rd=rd, mantissa=immediate.mantissa,
+                     exponent=immediate.exponent)
+
+    def scalar(self, rd: int, ra: int, rb: int = NO_SCALAR, *, constant: float = 1.0, wait: Unit = Unit(0)) -> None:
+        self._scalar(ScalarFn.MUL, rd, ra, rb, constant, wait)
+
+    def reciprocal(self, rd: int, ra: int, *, constant: float, wait: Unit) -> None:
+        self._scalar(ScalarFn.RECIPROCAL, rd, ra, NO_SCALAR, constant, wait)
+
+    def rsqrt(self, rd: int, ra: int, rb: int, *, constant: float) -> None:
+        self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, Unit(0))
+
+    def block(self, rd: int, peak: int) -> None:
+        self._scalar(ScalarFn.BLOCK, rd, peak, NO_SCALAR, 1.0, Unit.VECTOR)
+
+    def _vector(self, fn: VectorFn, src: int, beats: int, rd: int, wait: Unit, *, target: Target = Target.VECTOR,
+                src2: int = 0, dst: int = 0, ra: int = 0, rb: int = 0, rc: int = 0, segmented: bool = False) -> None:
+        self._append(Opcode.VECTOR, wait, fn=fn, target=target, src=src, src2=src2, dst=dst, beats=beats, ra=ra,
+                     rb=rb, rc=rc, rd=rd, segmented=int(segmented))
+
+    def scale(self, at: int, beats: int, scale: int, peak: int, *, segmented: bool = False,
+              wait: Unit = Unit(0)) -> None:
+        self._vector(VectorFn.SCALE, at, beats, peak, wait, dst=at, ra=scale, segmented=segmented)
+
+    def peak(self, src: int, beats: int, peak: int) -> None:
+        self._vector(VectorFn.SCALE, src, beats, peak, Unit(0), target=Target.NONE, ra=NO_SCALAR)
+
+    def to_activation(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.ACTIVATION, ra=scale)
+
+    def to_query(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.QUERY, ra=scale)
+
+    def to_cache(self, src: int, slot: int, scale: int, peak: int, *, value: bool, wait: Unit) -> None:
+        target = Target.VALUE if value else Target.KEY
+        self._vector(VectorFn.SCALE, src, 1, peak, wait, target=target, dst=slot, ra=scale)
+
+    def square(self, src: int, beats: int, squares: int, peak: int, epsilon: int) -> None:
+        self._vector(VectorFn.SQUARE, src, beats, peak, Unit(0), target=Target.NONE, rb=squares,
+                     src2=epsilon & 255, dst=epsilon >> 8)
+
+    def rotate(self, at: int, beats: int, peak: int, wait: Unit = Unit(0)) -> None:
+        self._vector(VectorFn.ROTATE, at, beats, peak, wait, dst=at)
+
+    def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
+        self._vector(VectorFn.ADD, src, beats, peak, wait, src2=x, dst=x, ra=scale)
+
+    def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int,
+             wait: Unit) -> None:
+        self._vector(VectorFn.GATE, gate, beats, peak, wait, src2=up, dst=gate, ra=gate_peak, rb=up_peak, rc=shift)

@@ -1,0 +1,111 @@
+"""Cuts weight matrices into tiles in program order, for block RAM or for the SDRAM stream."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from host.checkpoint import Checkpoint
+from rtl.config import Config
+
+
+@dataclass(frozen=True)
+class Block:
+    """One MATVEC's weights.
+
+    Parameters
+    ----------
+    address : first tile in block RAM; 0 for the stream, which has no addresses.
+    groups : row groups of ``config.rows``.
+    planes : trit planes.
+    blocks : column blocks.
+    shift : rounding shift that brings the largest possible sum into 18 bits.
+    """
+
+    address: int
+    groups: int
+    planes: int
+    blocks: int
+    shift: int
+
+
+class Tiler:
+    """The matrices of a checkpoint, padded, permuted and cut.
+
+    Rows are padded to whole beats so that every lane of a result is defined. Query rows and the columns of the
+    output projection follow the attention unit: beat (kv beat, group), lane (segment, element).
+
+    Parameters
+    ----------
+    checkpoint : the model.
+    config : the accelerator.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
+        self._config, self._shape = config, checkpoint.shape
+        self._blocks: dict[str, Block] = {}
+        self._parts: dict[str, int] = {}
+        self._tiles: list[np.ndarray] = []
+        self._count = 0
+        tensors = {name: tensor.integers for name, tensor in checkpoint.tensors.items()}
+        for layer in range(checkpoint.shape.layers):
+            query = self._by_query(tensors[f"{layer}.q"])
+            keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
+            self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), 1)
+            self._cut_parts(f"{layer}.o", self._by_query(tensors[f"{layer}.o"].T).T)
+            self._cut(f"{layer}.gate", self._whole_beats(tensors[f"{layer}.gate"]), 1)
+            self._cut(f"{layer}.up", self._whole_beats(tensors[f"{layer}.up"]), 1)
+            self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"])
+        self._cut("head", tensors["head"], checkpoint.shape.head_planes)
+
+    def block(self, name: str) -> Block:
+        """The MATVEC of a matrix, or of a part ``name/i`` of one whose columns exceed the tables."""
+        return self._blocks[name]
+
+    def parts(self, name: str) -> int:
+        """How many table loads a projection takes."""
+        return self._parts[name]
+
+    def tiles(self) -> np.ndarray:
+        """All tiles in program order: int8 [tiles, rows, columns]."""
+        return np.concatenate(self._tiles)
+
+    def _whole_beats(self, matrix: np.ndarray) -> np.ndarray:
+        return np.pad(matrix, ((0, -len(matrix) % self._config.lanes), (0, 0)))
+
+    def _by_key(self, matrix: np.ndarray) -> np.ndarray:
+        return self._whole_beats(matrix)
+
+    def _by_query(self, matrix: np.ndarray) -> np.ndarray:
+        """Rows of query heads (head = kv head * groups + group) in the order kv beat, group, segment, element."""
+        c, s = self._config, self._shape
+        heads = matrix.reshape(s.kv_heads, c.query_groups, s.head_dim, -1)
+        padded = np.pad(heads, ((0, -s.kv_heads % c.segments), (0, 0), (0, 0), (0, 0)))
+        by_beat = padded.reshape(-1, c.segments, c.query_groups, s.head_dim, matrix.shape[1])
+        return by_beat.transpose(0, 2, 1, 3, 4).reshape(-1, matrix.shape[1])
+
+    def _cut_parts(self, name: str, matrix: np.ndarray) -> None:
+        matrix = self._whole_beats(matrix)
+        width = self._config.columns * self._config.table_blocks
+        starts = range(0, matrix.shape[1], width)
+        self._parts[name] = len(starts)
+        for part, start in enumerate(starts):
+            self._cut(f"{name}/{part}", matrix[:, start : start + width], 1)
+
+    def _cut(self, name: str, matrix: np.ndarray, planes: int) -> None:
+        c = self._config
+        groups, blocks = ceil(matrix.shape[0] / c.rows), ceil(matrix.shape[1] / c.columns)
+        padding = ((0, groups * c.rows - matrix.shape[0]), (0, blocks * c.columns - matrix.shape[1]))
+        digits = to_planes(np.pad(matrix, padding), planes)
+        cut = digits.reshape(planes, groups, c.rows, blocks, c.columns).transpose(1, 0, 3, 2, 4)
+        largest = matrix.shape[1] * 127 * (3**planes // 2)
+        address = self._count if c.weight_source == "ebr" else 0
+        self._blocks[name] = Block(address, groups, planes, blocks, max(0, largest.bit_length() - 17))
+        self._tiles.append(cut.reshape(-1, c.rows, c.columns))
+        self._count += groups * planes * blocks
+
+
+def to_planes(integers: np.ndarray, planes: int) -> np.ndarray:
+    """Balanced-ternary digits int8 [planes, ...], most significant first: ``sum(3**(planes-1-p) * digit[p])``."""
+    offset = integers.astype(np.int16) + 3**planes // 2
+    return np.stack([(offset // 3 ** (planes - 1 - p) % 3 - 1).astype(np.int8) for p in range(planes)])

@@ -1,0 +1,77 @@
+"""Float reference: the checkpoint's mathematics in float64, with only the quantisers that define the model.
+
+It judges the quality of the integer golden model and is never compared exactly.
+Source: BitNet b1.58 (absmax int8 activations, ternary weights), RMSNorm, interleaved rotary embedding.
+"""
+
+import numpy as np
+
+from host.checkpoint import Checkpoint
+
+
+class Reference:
+    """Float64 evaluation of a checkpoint over whole token sequences.
+
+    Parameters
+    ----------
+    checkpoint : the model.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._shape = checkpoint.shape
+        self._tensors = checkpoint.tensors
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """float64 [T, vocab] of int [T]."""
+        s, weights = self._shape, self._tensors
+        x = weights["embed"].integers[tokens] * weights["embed"].scale
+        for layer in range(s.layers):
+            x = x + self._attention(layer, self._norm(x))
+            a = self._norm(x)
+            h = np.maximum(self._linear(f"{layer}.gate", a), 0) ** 2 * self._linear(f"{layer}.up", a)
+            x = x + self._linear(f"{layer}.down", h)
+        return self._linear("head", self._norm(x))
+
+    def loss(self, tokens: np.ndarray) -> float:
+        """Mean negative log-likelihood in nats of tokens[1:] given their past."""
+        logits = self.logits(tokens[:-1])
+        return float(np.mean(negative_log_likelihood(logits, tokens[1:])))
+
+    def _norm(self, x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._shape.norm_epsilon)
+
+    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """BitLinear: absmax int8 activations [T, columns] times integer weights [rows, columns]."""
+        peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-5)
+        quantised = np.clip(np.rint(x * (127 / peak)), -127, 127)
+        tensor = self._tensors[name]
+        return quantised @ tensor.integers.T.astype(np.float64) * (peak / 127 * tensor.scale)
+
+    def _attention(self, layer: int, a: np.ndarray) -> np.ndarray:
+        s = self._shape
+        length, group = len(a), s.heads // s.kv_heads
+        q = self._rotate(self._linear(f"{layer}.q", a).reshape(length, s.heads, s.head_dim))
+        k = self._rotate(self._linear(f"{layer}.k", a).reshape(length, s.kv_heads, s.head_dim)).repeat(group, axis=1)
+        v = self._linear(f"{layer}.v", a).reshape(length, s.kv_heads, s.head_dim).repeat(group, axis=1)
+        scores = np.einsum("thd,uhd->htu", q, k) / np.sqrt(s.head_dim)
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        out = np.einsum("htu,uhd->thd", weights, v).reshape(length, -1)
+        return self._linear(f"{layer}.o", out)
+
+    def _rotate(self, x: np.ndarray) -> np.ndarray:
+        """Rotate pairs (2i, 2i+1) of [T, heads, head_dim] by position * theta**(-2i/head_dim)."""
+        dim = x.shape[-1]
+        angle = np.arange(len(x))[:, None] * self._shape.rope_theta ** (-np.arange(0, dim, 2) / dim)
+        cosine, sine = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        out = np.empty_like(x)
+        out[..., 0::2] = x[..., 0::2] * cosine - x[..., 1::2] * sine
+        out[..., 1::2] = x[..., 1::2] * cosine + x[..., 0::2] * sine
+        return out
+
+
+def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """nats [T] of int targets [T] under logits [T, vocab]."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=-1)) - shifted[np.arange(len(targets)), targets]

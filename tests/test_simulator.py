@@ -1,0 +1,148 @@
+"""The simulator process: building, the serial pins, waveforms, and every way to end."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import serial
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from host.errors import TritloomError
+from host.simulator import Model, SimulatedProcess
+
+BUILD = Path(__file__).resolve().parent.parent / "build" / "tests" / "simulator"
+GUARD = """\
+module guard(input clk, input level);
+    always @(posedge clk)
+        if (!level) $fatal(1, "guard: the line went low");
+endmodule
+"""
+
+
+class Echo(wiring.Component):
+    """Returns the serial line to the host, register by register; a guard may watch it."""
+
+    uart_rx: In(1, init=1)
+    uart_tx: Out(1, init=1)
+    leds: Out(8)
+
+    def __init__(self, *, guarded: bool = False) -> None:
+        self._guarded = guarded
+        super().__init__()
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        delay = Signal(4, init=15)
+        m.d.sync += self.leds.eq(self.leds + 1)
+        m.d.cpu += delay.eq(self.uart_rx << 3 | delay >> 1)
+        m.d.comb += self.uart_tx.eq(delay[0])
+        if self._guarded:
+            m.submodules.guard = Instance("guard", i_clk=ClockSignal("cpu"), i_level=delay[0])
+        return m
+
+
+def build(*, guarded: bool = False, trace: bool = False) -> Path:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    guard = BUILD / "guard.v"
+    guard.write_text(GUARD)
+    model = Model(name="echo", top=Echo(guarded=guarded), sources=[guard] if guarded else [], trace=trace)
+    return model.build(folder=BUILD)
+
+
+def exchange(process: SimulatedProcess, data: bytes) -> bytes:
+    with serial.Serial(process.port, 3_000_000, timeout=10) as port:
+        port.write(data)
+        return port.read(len(data))
+
+
+@pytest.mark.parametrize(("bit_cycles", "cpu_divider"), [(2, 1), (8, 2), (13, 3)])
+def test_bytes_pass_both_ways(bit_cycles: int, cpu_divider: int) -> None:
+    """Each value of a byte, so that no bit is swapped or lost; more than the terminal's buffer in one go."""
+    data = bytes(range(256)) * 20
+    with SimulatedProcess(build(), bit_cycles=bit_cycles, cpu_divider=cpu_divider) as process:
+        received = exchange(process, data)
+    assert len(received) == len(data), f"{len(received)} of {len(data)} bytes came back"
+    wrong = [(index, sent, back) for index, (sent, back) in enumerate(zip(data, received, strict=True)) if sent != back]
+    assert not wrong, f"byte {wrong[0][0]}: sent {wrong[0][1]:#04x}, received {wrong[0][2]:#04x}"
+
+
+def test_build_is_reused() -> None:
+    first = build()
+    modified = first.stat().st_mtime_ns
+    assert build() == first
+    assert first.stat().st_mtime_ns == modified
+
+
+def test_process_ends_when_the_peer_closes() -> None:
+    with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1) as process:
+        assert exchange(process, b"x") == b"x"
+        child = process.process
+        child.wait(5)
+        assert child.returncode == 0
+
+
+def test_leaving_ends_the_process() -> None:
+    with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1) as process:
+        child = process.process
+        assert child.poll() is None
+    assert child.returncode == 0, "SIGTERM is an orderly end"
+
+
+def test_stop_by_the_design_reaches_the_user() -> None:
+    """A rule of a chip model that breaks must not look like a silent serial line."""
+    with pytest.raises(TritloomError, match="the simulated chip stopped: .*guard: the line went low"):
+        with SimulatedProcess(build(guarded=True), bit_cycles=8, cpu_divider=1) as process:
+            exchange(process, b"x")
+
+
+def test_max_cycles_ends_the_process() -> None:
+    with pytest.raises(TritloomError, match="stopped after 10240 cycles"):
+        with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1, max_cycles=10_000) as process:
+            process.process.wait(10)
+
+
+def test_killed_process_is_reported() -> None:
+    with pytest.raises(TritloomError, match="the simulated chip stopped"):
+        with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1) as process:
+            os.kill(process.process.pid, signal.SIGKILL)
+            process.process.wait(5)
+
+
+def test_waveform_survives_a_stop(tmp_path: Path) -> None:
+    """The cycles before a violation are the ones that are wanted."""
+    waveform = tmp_path / "wave.vcd"
+    with pytest.raises(TritloomError, match="the line went low"):
+        with SimulatedProcess(build(guarded=True, trace=True), bit_cycles=8, cpu_divider=1,
+                              trace=waveform) as process:
+            exchange(process, b"x")
+    text = waveform.read_text()
+    assert "uart_rx" in text
+    assert text.rstrip().splitlines()[-1][-1] not in "#"
+
+
+def test_bad_option_is_refused() -> None:
+    result = subprocess.run([build(), "--bit-cycles", "1"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "--bit-cycles must be at least 2\n")
+
+
+def test_design_that_does_not_build_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.v"
+    broken.write_text("module guard(input clk, input level); syntax error\n")
+    model = Model(name="broken", top=Echo(guarded=True), sources=[broken])
+    with pytest.raises(TritloomError, match="building the simulator failed: .*syntax error") as caught:
+        model.build(folder=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_simulator_runs_freely() -> None:
+    """The process must not wait for the host: a design of a few gates passes a million cycles in a second or so."""
+    start = time.monotonic()
+    with pytest.raises(TritloomError, match="stopped after"):
+        with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1, max_cycles=1_000_000) as process:
+            process.process.wait(30)
+    assert time.monotonic() - start < 30
