@@ -1,14 +1,14 @@
 """A Tritloom device behind a link: what it is, loading an image, running, counters, memory test."""
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from fastcrc import crc32
 
 from host.errors import TritloomError
+from host.image import Image
 from host.link import Frame, Link, LinkError, RefusedError
 from rtl.csr_map import (
     COUNTERS,
@@ -17,13 +17,14 @@ from rtl.csr_map import (
     MEMTEST_WORDS,
     PROMPT_TOKENS,
     PROTOCOL_VERSION,
+    Code,
     Message,
     Space,
-    Status,
 )
+from sim.fixed import Scalar
 
 HELLO = struct.Struct("<BHIIIIHHBIIIII")
-RUN = struct.Struct("<HHHhIHI")
+RUN = struct.Struct("<HHHhIIH")
 TOKEN = struct.Struct("<HHI")
 DONE = struct.Struct("<BH")
 FAULT = struct.Struct("<BI")
@@ -31,32 +32,6 @@ MEMTEST_REPLY = struct.Struct("<IIII")
 WATCHDOG_MARGIN_US = 10_000
 
 Progress = Callable[[int, int], None]
-
-
-class LoadableImage(Protocol):
-    """What loading needs to know of an image."""
-
-    @property
-    def image_id(self) -> int: ...
-
-    @property
-    def geometry(self) -> int: ...
-
-    @property
-    def stream_words(self) -> int: ...
-
-    def load_words(self) -> Iterable[tuple[object, int, np.ndarray]]:
-        """Runs of uint32 words: (space, first address, words)."""
-
-
-class Temperature(Protocol):
-    """An inverse temperature ``mantissa * 2**exponent``."""
-
-    @property
-    def mantissa(self) -> int: ...
-
-    @property
-    def exponent(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -147,7 +122,7 @@ class Device:
         self.hello = Hello(*self._unpack(HELLO, body, "HELLO"))
         return self.hello
 
-    def load(self, image: LoadableImage, *, progress: Progress = lambda done, total: None, resume: bool = True) -> bool:
+    def load(self, image: Image, *, progress: Progress = lambda done, total: None, resume: bool = True) -> bool:
         """Make the device hold an image; False if it already did.
 
         Parameters
@@ -165,7 +140,7 @@ class Device:
                                 f"{self.hello.geometry:08x}; compile the model for it")
         if self.greet().image_id == image.image_id:
             return False
-        runs = [(Space[getattr(space, "name")], address, np.ascontiguousarray(words, "<u4"))
+        runs = [(Space[space.name], address, np.ascontiguousarray(words, "<u4"))
                 for space, address, words in image.load_words()]
         total = sum(len(words) for _, _, words in runs)
         begin = struct.pack("<IIIIIB", image.geometry, image.image_id, total, 0, image.stream_words, resume)
@@ -184,7 +159,7 @@ class Device:
         self.greet()
         return True
 
-    def run(self, prompt: Sequence[int], count: int, *, temperature: Temperature | None = None, seed: int = 0,
+    def run(self, prompt: Sequence[int], count: int, *, temperature: Scalar | None = None, seed: int = 0,
             position: int = 0, timeout_us: int = 0) -> Iterator[TokenEvent]:
         """Run a prompt and generate tokens; yields every forward pass as it ends.
 
@@ -214,7 +189,7 @@ class Device:
             self.link.request(Message.PROMPT, struct.pack(f"<H{len(tokens)}H", first, *tokens))
         mantissa, exponent = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
         lost_before = self.link.lost
-        self.link.request(Message.RUN, RUN.pack(count, position, mantissa, exponent, seed, len(prompt), timeout_us))
+        self.link.request(Message.RUN, RUN.pack(count, position, mantissa, exponent, seed, timeout_us, len(prompt)))
         running = True
         try:
             for event in self._passes(position, passes, lost_before):
@@ -280,14 +255,14 @@ class Device:
                 case Message.TOKEN:
                     for record in self._records(frame):
                         if record[1] != position + seen:
-                            raise LinkError(f"token of position {record[1]} came instead of {position + seen}; run again")
+                            raise LinkError(f"position {record[1]} came instead of {position + seen}; run again")
                         seen += 1
                         yield record
                 case Message.FAULT:
                     fault = RefusedError("run", *self._unpack(FAULT, frame.body, "FAULT"))
                 case Message.DONE:
                     status, done = self._unpack(DONE, frame.body, "DONE")
-                    if status != Status.OK:
+                    if status != Code.OK:
                         raise fault or RefusedError("run", status, done)
                     if not seen == done == passes:
                         raise LinkError(f"{seen} tokens came of {passes}, the device did {done}; run again")

@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
@@ -22,22 +21,13 @@ from host.listing import program_listing
 from host.packing import from_base3, from_codes, words_to_codes
 from host.predict import predict
 from rtl.config import Config
+from rtl.csr_map import Space
 from rtl.isa import PROGRAM_BITS, Op, Opcode
 
 MAGIC = b"TRITLOOM"
 VERSION = 1
 MAX_IMAGE_BYTES = 1 << 28
 PROGRAM_PIECES = math.ceil(PROGRAM_BITS / 32)
-
-
-class Space(IntEnum):
-    """Memories the loader writes; bits 31:28 of a load address."""
-
-    PROGRAM = 0
-    WEIGHTS = 1
-    EMBEDDING = 2
-    ROTARY = 3
-    SDRAM = 4
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cobs import cobs
 from fastcrc import crc32
 
 from host.errors import TritloomError
-from rtl.csr_map import BODY_BYTES, REPLY, Message, Status
+from rtl.csr_map import BODY_BYTES, REPLY, Code, Message
 
 BAUD = 3_000_000
 DELIMITER = b"\0"
@@ -24,21 +24,21 @@ WIRE_BYTES_MAX = FRAME_BYTES_MAX + FRAME_BYTES_MAX // 254 + 1
 UNSOLICITED = frozenset((Message.TOKEN, Message.DONE, Message.FAULT, Message.NAK))
 
 REASONS = {
-    Status.CRC: "the data arrived damaged",
-    Status.LENGTH: "a frame had the wrong length",
-    Status.ENCODING: "a frame was not COBS",
-    Status.TYPE: "the firmware does not know this request; load a matching bitstream",
-    Status.RANGE: "a value is out of range",
-    Status.BUSY: "a run is going on; stop it first",
-    Status.GEOMETRY: "the image was compiled for other hardware; compile it for this configuration",
-    Status.NO_IMAGE: "no image is loaded; run `tritloom load` first",
-    Status.SEQUENCE: "the transfer has a gap; start it again",
-    Status.MEMORY: "the memory reads back differently; run `tritloom selftest`",
-    Status.UNSUPPORTED: "this configuration has no SDRAM",
-    Status.STOPPED: "the run was stopped",
-    Status.WATCHDOG: "the engine made no progress and was reset",
-    Status.ENGINE: "the engine reported a fault",
-    Status.RESTART: "the firmware hung and restarted",
+    Code.CRC: "the data arrived damaged",
+    Code.LENGTH: "a frame had the wrong length",
+    Code.ENCODING: "a frame was not COBS",
+    Code.TYPE: "the firmware does not know this request; load a matching bitstream",
+    Code.RANGE: "a value is out of range",
+    Code.BUSY: "a run is going on; stop it first",
+    Code.GEOMETRY: "the image was compiled for other hardware; compile it for this configuration",
+    Code.NO_IMAGE: "no image is loaded; run `tritloom load` first",
+    Code.SEQUENCE: "the transfer has a gap; start it again",
+    Code.MEMORY: "the memory reads back differently; run `tritloom selftest`",
+    Code.UNSUPPORTED: "this configuration has no SDRAM",
+    Code.STOPPED: "the run was stopped",
+    Code.WATCHDOG: "the engine made no progress and was reset",
+    Code.ENGINE: "the engine reported a fault",
+    Code.RESTART: "the firmware hung and restarted",
 }
 
 
@@ -59,9 +59,9 @@ class RefusedError(TritloomError):
     def __init__(self, what: str, code: int, detail: int) -> None:
         self.code = code
         self.detail = detail
-        known = code in Status.__members__.values()
-        reason = REASONS.get(Status(code), "no reason") if known else "a code this program does not know"
-        name = Status(code).name if known else str(code)
+        known = code in Code.__members__.values()
+        reason = REASONS.get(Code(code), "no reason") if known else "a code this program does not know"
+        name = Code(code).name if known else str(code)
         super().__init__(f"{what}: {reason} (status {name}, detail {detail:#x})")
 
 
@@ -213,8 +213,8 @@ def _open_failure(path: str, error: Exception) -> str:
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return f"{path}: no such serial port; plug the board in, or name another with --port"
     if code in (errno.EACCES, errno.EPERM):
-        return (f"{path}: permission denied; run `sudo usermod -aG dialout $USER` and log in again, or add the udev rule "
-                'SUBSYSTEM=="tty", ATTRS{idVendor}=="0403", MODE="0666"')
+        return (f"{path}: permission denied; run `sudo usermod -aG dialout $USER` and log in again, or add the udev "
+                'rule SUBSYSTEM=="tty", ATTRS{idVendor}=="0403", MODE="0666"')
     if code in (errno.EBUSY, errno.EAGAIN):
         return f"{path}: the serial port is busy; close the other program that uses it"
     return f"{path}: cannot be used as a serial port ({getattr(error, 'strerror', None) or error})"
@@ -279,8 +279,8 @@ class Link:
             if reply is not None:
                 return _checked(message, reply)
         seen = f"{self.damaged} damaged frames arrived" if self.damaged else "nothing arrived"
-        raise LinkError(f"the device does not answer {message.name} ({self.pace.attempts} attempts, {seen}); check that "
-                        "it is powered and holds a Tritloom bitstream")
+        raise LinkError(f"the device does not answer {message.name} ({self.pace.attempts} attempts, {seen}); check "
+                        "that it is powered and holds a Tritloom bitstream")
 
     def _wait_reply(self, message: Message, timeout_seconds: float) -> Frame | None:
         deadline = time.monotonic() + timeout_seconds
@@ -330,6 +330,6 @@ class Link:
 
 def _checked(message: Message, reply: Frame) -> bytes:
     status, rest = reply.body[0], reply.body[1:]
-    if status != Status.OK:
+    if status != Code.OK:
         raise RefusedError(message.name, status, int.from_bytes(rest[:4], "little"))
     return rest

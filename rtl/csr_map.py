@@ -138,6 +138,7 @@ MEMTEST_WORDS = 8192
 FLAG_STREAM = 1
 CONTROL_START, CONTROL_STOP, CONTROL_RESET = 1, 2, 4
 STATUS_RUNNING, STATUS_DONE, STATUS_TIMEOUT, STATUS_FAULT_SHIFT = 1, 2, 4, 8
+TOKEN_VALID = UART_VALID = 1 << 31
 
 
 def c_header() -> str:
@@ -150,7 +151,7 @@ def c_header() -> str:
         lines += [f"#define {enum.__name__.upper()}_{member.name} {member.value:#x}u" for member in enum]
     names = ("IDENTITY", "REPLY", "PROTOCOL_VERSION", "FIRMWARE_VERSION", "BODY_BYTES", "LOAD_WORDS", "PROMPT_TOKENS",
              "TOKEN_RECORDS", "MEMTEST_WORDS", "FLAG_STREAM", "CONTROL_START", "CONTROL_STOP", "CONTROL_RESET",
-             "STATUS_RUNNING", "STATUS_DONE", "STATUS_TIMEOUT", "STATUS_FAULT_SHIFT")
+             "STATUS_RUNNING", "STATUS_DONE", "STATUS_TIMEOUT", "STATUS_FAULT_SHIFT", "TOKEN_VALID", "UART_VALID")
     lines += [f"#define {name} {globals()[name]:#x}u" for name in names]
-    lines.append(f"#define COUNTER_COUNT {len(COUNTERS)}u")
+    lines += [f"#define COUNTER_COUNT {len(COUNTERS)}u", f"#define SPACE_COUNT {len(Space)}u"]
     return "\n".join(lines) + "\n"

@@ -31,9 +31,7 @@ PROJECTIONS = {
     "mlp.down_proj": (HIDDEN, FF),
 }
 LAYERS = range(CONFIG["num_hidden_layers"])
-PACKED = {
-    f"model.layers.{layer}.{name}.weight": shape for layer in LAYERS for name, shape in PROJECTIONS.items()
-}
+PACKED = {f"model.layers.{layer}.{name}.weight": shape for layer in LAYERS for name, shape in PROJECTIONS.items()}
 PLANES = {"model.embed_tokens.weight": 13, "lm_head.weight": 4}
 
 

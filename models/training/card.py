@@ -79,7 +79,7 @@ It has no notion of facts and no safety tuning.
 
 def write_plot(record: dict[str, Any], path: Path) -> None:
     """Training target and held-out loss over tokens seen."""
-    curve, options = record["curve"], record["options"]
+    curve = record["curve"]
     per_step = record["tokens_seen"] / max(1, record["steps_done"]) / 1e6
     seen = [point["step"] * per_step for point in curve]
     figure, axes = pyplot.subplots(figsize=(7, 4))
@@ -87,7 +87,8 @@ def write_plot(record: dict[str, Any], path: Path) -> None:
     axes.plot(seen, [point["held_out"] for point in curve], label="held-out")
     teacher = record["held_out"]["teacher_nats_per_token"]
     axes.axhline(teacher, linestyle=":", color="grey", label="fp32 teacher, held-out")
-    axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(1.0, 3.0), title=f"stories1m, seed {options['seed']}")
+    axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(1.0, 3.0))
+    axes.set_title(f"stories1m, seed {record['options']['seed']}")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -185,4 +185,3 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x[..., 0::2], x[..., 1::2]
     c, s = cos[:, None, :], sin[:, None, :]
     return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
-

@@ -233,7 +233,7 @@ def main(
     compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
     threads: Annotated[int, typer.Option(help="Threads of the tensor library.")] = 1,
     matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,
-    label_share: Annotated[float, typer.Option(help="Weight of true tokens against the teacher.")] = Options.label_share,
+    label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
     sampled_share: Annotated[float, typer.Option(help="Share of sampled windows.")] = Options.sampled_share,
 ) -> None:
     """Train the ternary student and publish it."""

@@ -1,0 +1,170 @@
+"""Control registers: what the CPU sees of the engine."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from rtl.csr_map import CONTROL_VERSION, COUNTERS, ENGINE_ADDRESS, ENGINE_CSRS, FLAG_STREAM, IDENTITY
+from rtl.register_bus import REQUEST, RegisterBus
+
+TOKEN = data.StructLayout({"token": 16, "position": 15, "cycles": 32})
+LOAD = data.StructLayout({"data": 32, "address": 28, "space": 4})
+TEMPERATURE = data.StructLayout({"mantissa": 16, "exponent": signed(9), "enable": 1})
+
+RUN = wiring.Signature({
+    "start": Out(1), "stop": Out(1), "soft_reset": Out(1), "tokens": Out(16), "position": Out(16),
+    "running": In(1), "fault": In(8),
+})
+HOST_READ = wiring.Signature({"request": Out(stream.Signature(28)), "response": In(stream.Signature(32))})
+COUNTER_PORTS = wiring.Signature({name: Out(32) for name in COUNTERS})
+
+
+class RegisterAccess(wiring.Component):
+    """One access of the register bus at a time, given up after ``timeout_cycles``.
+
+    Latency: ``active`` rises 2 clocks after the request is taken; the response is offered 1 clock after ``done``.
+
+    Parameters
+    ----------
+    timeout_cycles : longest time that ``active`` waits for ``done``.
+
+    Members
+    -------
+    bus : In register bus.
+    active : Out, the access is going on; address, write flag and data are steady from the clock before on.
+    access : Out the request.
+    done : In, the access ends with this clock.
+    read_data : In, taken in the clock of ``done``.
+    timeout : Out, high in the clock in which an access is given up.
+    """
+
+    def __init__(self, *, timeout_cycles: int) -> None:
+        if timeout_cycles < 1:
+            raise ValueError(f"timeout_cycles must be at least 1, got {timeout_cycles}")
+        self.timeout_cycles = timeout_cycles
+        super().__init__({"bus": In(RegisterBus()), "active": Out(1), "access": Out(REQUEST), "done": In(1),
+                          "read_data": In(32), "timeout": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        waited = Signal(range(self.timeout_cycles))
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.bus.request.ready.eq(1)
+                m.d.sync += [self.access.eq(self.bus.request.payload), waited.eq(0)]
+                with m.If(self.bus.request.valid):
+                    m.next = "Decode"
+            with m.State("Decode"):
+                m.next = "Active"
+            with m.State("Active"):
+                m.d.comb += [
+                    self.active.eq(1), self.timeout.eq((waited == self.timeout_cycles - 1) & ~self.done),
+                ]
+                m.d.sync += [waited.eq(waited + 1), self.bus.response.payload.eq(Mux(self.done, self.read_data, 0))]
+                with m.If(self.done | self.timeout):
+                    m.next = "Respond"
+            with m.State("Respond"):
+                m.d.comb += self.bus.response.valid.eq(1)
+                with m.If(self.bus.response.ready):
+                    m.next = "Idle"
+        return m
+
+
+class Control(wiring.Component):
+    """Registers of ``rtl/csr_map.py`` behind a register bus.
+
+    An access that waits for another block (PROMPT, LOAD_DATA, READ_DATA) is given up after ``timeout_cycles``: it then
+    counts as done, reads zero, and sets the timeout flag of STATUS, which the reset bit of CONTROL clears. So a stuck
+    block never takes the CPU with it.
+
+    Latency: a response is offered 3 clocks after its request is taken, and later for accesses that wait.
+
+    Parameters
+    ----------
+    geometry : fingerprint of the configuration.
+    has_stream : whether weights stream from SDRAM.
+    clock_hz : engine clock.
+    context, vocab : positions and tokens; both queues hold ``context`` items.
+    image_id, stream_base, stream_words : of the image in the bitstream; values after reset.
+    timeout_cycles : longest wait of one access.
+
+    Members
+    -------
+    bus : In register bus.
+    run : Out start, stop, soft_reset (pulses), tokens, position; In running, fault.
+    prompt : Out stream of prompt tokens.
+    tokens : In stream of sampled tokens, their positions and clocks.
+    load : Out stream of words for the memories of the engine.
+    host_read : Out request stream of SDRAM word addresses, In response stream of words.
+    temperature, seed, stream_base, stream_words : Out settings.
+    counters : In, one 32-bit value per name in ``COUNTERS``.
+
+    Raises
+    ------
+    ValueError: a parameter does not fit its register.
+    """
+
+    def __init__(self, *, geometry: int, has_stream: bool, clock_hz: int, context: int, vocab: int, image_id: int = 0,
+                 stream_base: int = 0, stream_words: int = 0, timeout_cycles: int = 65536) -> None:
+        words = {"geometry": geometry, "clock_hz": clock_hz, "image_id": image_id, "stream_base": stream_base,
+                 "stream_words": stream_words}
+        for name, value in words.items():
+            if not 0 <= value < 1 << 32:
+                raise ValueError(f"{name} must fit 32 bits, got {value}")
+        for name, value in {"context": context, "vocab": vocab}.items():
+            if not 0 < value < 1 << 15:
+                raise ValueError(f"{name} must be in 1..{(1 << 15) - 1}, got {value}")
+        self.context = context
+        self.timeout_cycles = timeout_cycles
+        self._constants = {"ID": IDENTITY, "VERSION": CONTROL_VERSION, "GEOMETRY": geometry,
+                           "FLAGS": FLAG_STREAM * has_stream, "CLOCK_HZ": clock_hz, "CONTEXT": context, "VOCAB": vocab}
+        self._initial = {"IMAGE_ID": image_id, "STREAM_BASE": stream_base, "STREAM_WORDS": stream_words}
+        super().__init__({
+            "bus": In(RegisterBus()), "run": Out(RUN),
+            "prompt": Out(stream.Signature(16)), "tokens": In(stream.Signature(TOKEN)),
+            "load": Out(stream.Signature(LOAD)), "host_read": Out(HOST_READ),
+            "temperature": Out(TEMPERATURE), "seed": Out(32), "stream_base": Out(32), "stream_words": Out(32),
+            "counters": In(COUNTER_PORTS),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.access = access = RegisterAccess(timeout_cycles=self.timeout_cycles)
+        wiring.connect(m, wiring.flipped(self.bus), access.bus)
+        request = access.access
+        # Which register is meant is a register stage of its own: the decoder and the read multiplexer stay short paths.
+        is_at = {name: Signal(name=f"is_{name.lower()}") for name in ENGINE_ADDRESS}
+        m.d.sync += [is_it.eq(request.address == ENGINE_ADDRESS[name]) for name, is_it in is_at.items()]
+        read = {name: Signal(name=f"read_{name.lower()}") for name in ENGINE_ADDRESS}
+        write = {name: Signal(name=f"write_{name.lower()}") for name in ENGINE_ADDRESS}
+        for name in ENGINE_ADDRESS:
+            m.d.comb += [read[name].eq(access.active & is_at[name] & ~request.write),
+                         write[name].eq(access.active & is_at[name] & request.write)]
+
+        stored = {csr.name: Signal(32, name=csr.name.lower(), init=self._initial.get(csr.name, 0))
+                  for csr in ENGINE_CSRS if csr.access == "rw"}
+        for name, value in stored.items():
+            with m.If(write[name]):
+                m.d.sync += value.eq(request.data)
+        values = self._constants | stored | {"STATUS": self._follow_run(m, write, request.data, access.timeout)}
+        values |= self._connect_queues(m, read, write, request.data)
+        waiting, values["READ_DATA"] = self._connect_memories(m, read, write, request.data, stored["LOAD_ADDRESS"])
+        m.d.comb += access.done.eq(~(waiting | (write["PROMPT"] & ~self._prompt_ready)))
+
+        counter = Signal(32)
+        m.d.sync += counter.eq(Array(getattr(self.counters, name) for name in COUNTERS)[stored["COUNTER_SELECT"][:4]])
+        values["COUNTER_VALUE"] = counter
+        for name, value in values.items():
+            with m.If(is_at[name]):
+                m.d.comb += access.read_data.eq(value)
+
+        m.d.comb += [
+            self.run.tokens.eq(stored["RUN_TOKENS"]), self.run.position.eq(stored["RUN_POSITION"]),
+            self.temperature.mantissa.eq(stored["TEMPERATURE"][:16]),
+            self.temperature.exponent.eq(stored["TEMPERATURE"][16:25]),
+            self.temperature.enable.eq(stored["TEMPERATURE"][31]),
+            self.seed.eq(stored["SEED"]),
+            self.stream_base.eq(stored["STREAM_BASE"]), self.stream_words.eq(stored["STREAM_WORDS"]),
+        ]
+        return m

@@ -1,0 +1,141 @@
+"""The accelerator: sequencer, units and memories of one engine clock domain."""
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from host.image import Image
+from rtl.attention import Attention
+from rtl.config import Config
+from rtl.csr_map import Space
+from rtl.embedding import Embedding
+from rtl.kv_cache import KvCache
+from rtl.op_layout import LOAD_ADDRESS_BITS, SCALAR
+from rtl.rotary import Rotary
+from rtl.sampler import Sampler
+from rtl.scalar_unit import ScalarUnit
+from rtl.sequencer import TOKEN_RECORD, Sequencer
+from rtl.tile_engine import TileEngine
+from rtl.trit_decoder import TritDecoder
+from rtl.vector_memory import VectorMemory
+from rtl.vector_unit import VectorUnit
+from rtl.weight_memory import WeightMemory
+from sim.fixed import ONE
+
+UNITS = ("engine", "vector", "scalar", "attention", "sampler", "rotary")
+
+
+class Core(wiring.Component):
+    """Executes the image's token program, token after token.
+
+    Latency: `host.predict.predict` per token.
+
+    Parameters
+    ----------
+    config : the geometry.
+    image : initial contents of every memory; compiled for ``config``.
+    primitives : ``"ecp5"`` instantiates carry chains and distributed RAM, ``"portable"`` infers them.
+
+    Members
+    -------
+    start, stop, tokens, position, running, done, fault : the run, see `Sequencer`.
+    prompt, records : tokens in and out, see `Sequencer`.
+    sampling, temperature : sample by the Gumbel-max trick at an inverse temperature, else argmax.
+    seed : of the sampler, taken when a run starts.
+    load_enable, load_space, load_address, load_data : loader writes, one word per clock.
+    words : weights from SDRAM (stream configuration only).
+    busy : one bit per unit, in the order of ``UNITS``.
+    issue_stall, weight_stall : cycles in which the program, or the engine for want of weights, waits.
+    """
+
+    def __init__(self, *, config: Config, image: Image, primitives: str = "portable") -> None:
+        self._config, self._sections, self._primitives = config, image.require(config).sections, primitives
+        self.streaming = config.weight_source == "sdram"
+        members = {
+            "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
+            "running": Out(1), "done": Out(1), "fault": Out(8),
+            "prompt": In(stream.Signature(16)),
+            "records": Out(stream.Signature(TOKEN_RECORD)),
+            "sampling": In(1), "temperature": In(SCALAR), "seed": In(32),
+            "load_enable": In(1), "load_space": In(4), "load_address": In(LOAD_ADDRESS_BITS), "load_data": In(32),
+            "busy": Out(len(UNITS)), "issue_stall": Out(1), "weight_stall": Out(1),
+        }
+        if self.streaming:
+            members["words"] = In(stream.Signature(32))
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, sections = self._config, self._sections
+        m.submodules.sequencer = sequencer = Sequencer(config=config, program=sections["program"])
+        m.submodules.engine = engine = TileEngine(config=config, primitives=self._primitives)
+        m.submodules.vector = vector = VectorUnit(config=config)
+        m.submodules.scalar = scalar = ScalarUnit()
+        m.submodules.attention = attention = Attention(config=config)
+        m.submodules.sampler = sampler = Sampler(config=config)
+        m.submodules.rotary = rotary = Rotary(config=config, init=sections["rotary"])
+        m.submodules.memory = memory = VectorMemory(config=config)
+        m.submodules.cache = cache = KvCache(config=config)
+        m.submodules.embedding = embedding = Embedding(config=config, init=sections["embedding"])
+        units = dict(zip(UNITS, (engine, vector, scalar, attention, sampler, rotary), strict=True))
+        m.d.comb += self.busy.eq(Cat(unit.busy for unit in units.values()))
+
+        self._run(m, sequencer)
+        ops = sequencer.ops
+        for source, sink in ((ops.matvec, engine.op), (ops.vector, vector.op), (ops.embed, vector.embed),
+                             (ops.scalar, scalar.op), (ops.attend, attention.op), (ops.sample, sampler.op),
+                             (ops.rotary, rotary.op)):
+            connect(m, source, sink)
+        for source, sink in ((engine.write, memory.write_rows), (vector.memory_write, memory.write_beats[0]),
+                             (attention.memory_write, memory.write_beats[1]), (vector.memory_read, memory.read[0]),
+                             (sampler.memory_read, memory.read[1]), (vector.activation, engine.activation),
+                             (vector.query, attention.query), (vector.cache, cache.write),
+                             (vector.embedding, embedding.read), (attention.cache, cache.read),
+                             (engine.result, scalar.results[0]), (vector.result, scalar.results[1]),
+                             (attention.result, scalar.results[2]), (vector.scalar_read, scalar.read[0]),
+                             (sampler.scalar_read, scalar.read[1])):
+            connect(m, source, sink)
+        m.d.comb += [
+            vector.rotary.eq(rotary.factors), vector.token.eq(sequencer.token),
+            rotary.position.eq(sequencer.now), cache.position.eq(sequencer.now), attention.position.eq(sequencer.now),
+            sampler.greedy.eq(~self.sampling), sampler.seed.eq(self.seed), sampler.reseed.eq(sequencer.begin),
+            sequencer.sampled.eq(sampler.token), sequencer.busy.eq(self.busy),
+            scalar.temperature.mantissa.eq(Mux(self.sampling, self.temperature.mantissa, ONE.mantissa)),
+            scalar.temperature.exponent.eq(Mux(self.sampling, self.temperature.exponent, ONE.exponent)),
+        ]
+        loads = {Space.PROGRAM: sequencer.load, Space.EMBEDDING: embedding.load, Space.ROTARY: rotary.load}
+        self._weights(m, engine, loads)
+        self._load(m, loads)
+        return m
+
+    def _run(self, m: Module, sequencer: Sequencer) -> None:
+        """Connect the run control."""
+        connect(m, flipped(self.prompt), sequencer.prompt)
+        connect(m, sequencer.records, flipped(self.records))
+        m.d.comb += [
+            sequencer.start.eq(self.start), sequencer.stop.eq(self.stop), sequencer.tokens.eq(self.tokens),
+            sequencer.position.eq(self.position), self.running.eq(sequencer.running), self.done.eq(sequencer.done),
+            self.fault.eq(sequencer.fault), self.issue_stall.eq(sequencer.issue_stall),
+        ]
+
+    def _weights(self, m: Module, engine: TileEngine, loads: dict) -> None:
+        """Feed the engine from block RAM or from the SDRAM stream."""
+        if self.streaming:
+            m.submodules.decoder = source = TritDecoder(config=self._config)
+            connect(m, flipped(self.words), source.words)
+            m.d.comb += engine.fetch.ready.eq(1)
+        else:
+            m.submodules.weights = source = WeightMemory(config=self._config, init=self._sections["weights"])
+            connect(m, engine.fetch, source.fetch)
+            loads[Space.WEIGHTS] = source.load
+        connect(m, source.tiles, engine.tiles)
+        m.d.comb += self.weight_stall.eq(engine.tiles.ready & ~engine.tiles.valid)
+
+    def _load(self, m: Module, loads: dict) -> None:
+        """Register loader writes once and hand each to its memory."""
+        enable, space = Signal(), Signal(4)
+        address, word = Signal(LOAD_ADDRESS_BITS), Signal(32)
+        m.d.sync += [enable.eq(self.load_enable), space.eq(self.load_space), address.eq(self.load_address),
+                     word.eq(self.load_data)]
+        for target, port in loads.items():
+            m.d.comb += [port.enable.eq(enable & (space == target)), port.address.eq(address), port.data.eq(word)]

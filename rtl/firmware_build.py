@@ -1,0 +1,67 @@
+"""Compiles the firmware of the CPU at build time."""
+
+import os
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rtl.csr_map import c_header
+
+SOURCE = Path(__file__).resolve().parent.parent / "firmware"
+FLAGS = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32", "-Os", "-std=c11", "-Wall", "-Wextra", "-Wconversion",
+         "-Wno-sign-conversion", "-Werror", "-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-sanitize=all",
+         "-ffunction-sections", "-Wl,--gc-sections")
+
+
+class FirmwareError(Exception):
+    """The firmware could not be built; the message is one line that says what to do."""
+
+
+def build_firmware(build_dir: Path, *, ram_bytes: int = 16384) -> bytes:
+    """Compile ``firmware/`` and return the contents of the CPU's RAM from address 0.
+
+    Baud rate and clock are matters of the gateware: UART divisor and microsecond timer are hardware.
+
+    Parameters
+    ----------
+    build_dir : where the generated header, the ELF file and the compiler's cache go; created if missing.
+    ram_bytes : size of the RAM.
+
+    Raises
+    ------
+    FirmwareError: the compiler is missing, or compiling or linking failed.
+    """
+    if find_spec("ziglang") is None:
+        raise FirmwareError("no RISC-V compiler: install it with `pip install ziglang`")
+    build_dir.mkdir(parents=True, exist_ok=True)
+    (build_dir / "csr.h").write_text(c_header())
+    script = build_dir / "link.ld"
+    script.write_text((SOURCE / "link.ld").read_text().replace("RAM_BYTES", str(ram_bytes)))
+    elf = build_dir / "firmware.elf"
+    sources = [SOURCE / "start.S", *sorted(SOURCE.glob("*.c"))]
+    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(build_dir / "cache"),
+                                "ZIG_LOCAL_CACHE_DIR": str(build_dir / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-I", build_dir, "-I", SOURCE, "-T", script, *sources, "-o", elf],
+        env=environment, capture_output=True, text=True, check=False)
+    if result.returncode or result.stderr:
+        (build_dir / "firmware.log").write_text(result.stderr)
+        first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")
+        raise FirmwareError(f"firmware does not compile: {first} (all messages: {build_dir / 'firmware.log'})")
+    return loadable(elf.read_bytes())
+
+
+def loadable(elf: bytes) -> bytes:
+    """The bytes that the segments of a 32-bit ELF file put into memory from address 0, padded to whole words."""
+    (table,) = struct.unpack_from("<I", elf, 28)
+    entry_bytes, entries = struct.unpack_from("<HH", elf, 42)
+    memory = bytearray()
+    for index in range(entries):
+        kind, offset, _, address, size = struct.unpack_from("<5I", elf, table + index * entry_bytes)
+        if kind != 1 or size == 0:
+            continue
+        memory.extend(bytes(max(0, address + size - len(memory))))
+        memory[address:address + size] = elf[offset:offset + size]
+    return bytes(memory) + bytes(-len(memory) % 4)
