@@ -137,7 +137,7 @@ STREAM = Config(
 
 TINY = Config(
     name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_depth=512,
-    vector_depth=64, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2, vocab=512,
+    vector_depth=128, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2, vocab=512,
     embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
 CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}

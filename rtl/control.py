@@ -1,6 +1,6 @@
 """Control registers: what the CPU sees of the engine."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, ResetInserter, Signal, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, ResetInserter, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -17,6 +17,7 @@ RUN = wiring.Signature({
     "running": In(1), "fault": In(8),
 })
 HOST_READ = wiring.Signature({"request": Out(stream.Signature(28)), "response": In(stream.Signature(32))})
+Registers = dict[str, Value]
 COUNTER_PORTS = wiring.Signature({name: Out(32) for name in COUNTERS})
 
 
@@ -148,9 +149,10 @@ class Control(wiring.Component):
             with m.If(write[name]):
                 m.d.sync += value.eq(request.data)
         values = self._constants | stored | {"STATUS": self._follow_run(m, write, request.data, access.timeout)}
-        values |= self._connect_queues(m, read, write, request.data)
-        waiting, values["READ_DATA"] = self._connect_memories(m, read, write, request.data, stored["LOAD_ADDRESS"])
-        m.d.comb += access.done.eq(~(waiting | (write["PROMPT"] & ~self._prompt_ready)))
+        queue_values, queue_waits = self._connect_queues(m, read, write, request.data)
+        memory_values, memory_waits = self._connect_memories(m, read, write, request.data, stored["LOAD_ADDRESS"])
+        values |= queue_values | memory_values
+        m.d.comb += access.done.eq(~(queue_waits | memory_waits))
 
         counter = Signal(32)
         m.d.sync += counter.eq(Array(getattr(self.counters, name) for name in COUNTERS)[stored["COUNTER_SELECT"][:4]])
@@ -168,3 +170,58 @@ class Control(wiring.Component):
             self.stream_base.eq(stored["STREAM_BASE"]), self.stream_words.eq(stored["STREAM_WORDS"]),
         ]
         return m
+
+    def _follow_run(self, m: Module, write: Registers, written: Value, timeout: Value) -> Value:
+        """Pulses to the core; returns the STATUS register."""
+        pulses = (self.run.start, self.run.stop, self.run.soft_reset)
+        m.d.sync += [pulse.eq(write["CONTROL"] & written[bit]) for bit, pulse in enumerate(pulses)]
+        was_running, done, timed_out = Signal(), Signal(), Signal()
+        m.d.sync += was_running.eq(self.run.running)
+        with m.If(self.run.start):
+            m.d.sync += done.eq(0)
+        with m.Elif(was_running & ~self.run.running):
+            m.d.sync += done.eq(1)
+        with m.If(timeout):
+            m.d.sync += timed_out.eq(1)
+        with m.Elif(self.run.soft_reset):
+            m.d.sync += timed_out.eq(0)
+        return Cat(self.run.running, done, timed_out, C(0, 5), self.run.fault)
+
+    def _connect_queues(self, m: Module, read: Registers, write: Registers, written: Value) -> tuple[Registers, Value]:
+        """Prompt and token queue; returns their registers, and when an access must wait."""
+        clear = ResetInserter(self.run.soft_reset)
+        m.submodules.prompt_queue = prompts = clear(SyncFIFOBuffered(width=16, depth=self.context))
+        m.submodules.token_queue = tokens = clear(SyncFIFOBuffered(width=TOKEN.size, depth=self.context))
+        token = data.View(TOKEN, tokens.r_data)
+        token_cycles = Signal(32)
+        m.d.comb += [
+            prompts.w_data.eq(written), prompts.w_en.eq(write["PROMPT"]),
+            self.prompt.payload.eq(prompts.r_data), self.prompt.valid.eq(prompts.r_rdy),
+            prompts.r_en.eq(self.prompt.ready),
+            tokens.w_data.eq(self.tokens.payload), tokens.w_en.eq(self.tokens.valid),
+            self.tokens.ready.eq(tokens.w_rdy), tokens.r_en.eq(read["TOKEN"]),
+        ]
+        with m.If(read["TOKEN"] & tokens.r_rdy):
+            m.d.sync += token_cycles.eq(token.cycles)
+        values = {"TOKEN": Cat(token.token, token.position, tokens.r_rdy), "TOKEN_CYCLES": token_cycles}
+        return values, write["PROMPT"] & ~prompts.w_rdy
+
+    def _connect_memories(self, m: Module, read: Registers, write: Registers, written: Value,
+                          address: Signal) -> tuple[Registers, Value]:
+        """Load and read-back ports; returns the register, and when an access must wait."""
+        asked = Signal()
+        loaded, answered = Signal(), Signal()
+        m.d.comb += [
+            self.load.payload.data.eq(written), Cat(self.load.payload.address, self.load.payload.space).eq(address),
+            self.load.valid.eq(write["LOAD_DATA"]), loaded.eq(self.load.valid & self.load.ready),
+            self.host_read.request.payload.eq(address), self.host_read.request.valid.eq(read["READ_DATA"] & ~asked),
+            self.host_read.response.ready.eq(1), answered.eq(asked & self.host_read.response.valid),
+        ]
+        with m.If(~read["READ_DATA"] | answered):
+            m.d.sync += asked.eq(0)
+        with m.Elif(self.host_read.request.valid & self.host_read.request.ready):
+            m.d.sync += asked.eq(1)
+        with m.If(loaded | answered):
+            m.d.sync += address.eq(address + 1)
+        waits = (write["LOAD_DATA"] & ~loaded) | (read["READ_DATA"] & ~answered)
+        return {"READ_DATA": self.host_read.response.payload}, waits

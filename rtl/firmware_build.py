@@ -43,9 +43,9 @@ def build_firmware(build_dir: Path, *, ram_bytes: int = 16384) -> bytes:
     sources = [SOURCE / "start.S", *sorted(SOURCE.glob("*.c"))]
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(build_dir / "cache"),
                                 "ZIG_LOCAL_CACHE_DIR": str(build_dir / "cache")}
-    result = subprocess.run(
-        [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-I", build_dir, "-I", SOURCE, "-T", script, *sources, "-o", elf],
-        env=environment, capture_output=True, text=True, check=False)
+    paths = ["-I", build_dir, "-I", SOURCE, "-T", script, *sources, "-o", elf]
+    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *paths]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode or result.stderr:
         (build_dir / "firmware.log").write_text(result.stderr)
         first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")

@@ -105,11 +105,9 @@ class Op:
     wait: Unit = Unit(0)
     fields: dict[str, int] = field(default_factory=dict)
 
-    def __getattr__(self, name: str) -> int:
-        fields = object.__getattribute__(self, "fields")
-        if name in fields:
-            return fields[name]
-        raise AttributeError(f"{self.opcode.name} has no field {name!r}")
+    def __post_init__(self) -> None:
+        # Fields are read as attributes; an instance dictionary is several times faster than __getattr__.
+        self.__dict__.update(self.fields)
 
     def encode(self) -> int:
         """The 72-bit program word.

@@ -20,7 +20,8 @@ def bit_sixteenths(clock_hz: int, baud_hz: int) -> int:
     """
     sixteenths = round(clock_hz * 2**FRACTION_BITS / baud_hz)
     if sixteenths < MINIMUM_CLOCKS_PER_BIT << FRACTION_BITS:
-        raise ValueError(f"{baud_hz} baud needs a clock of at least {MINIMUM_CLOCKS_PER_BIT * baud_hz} Hz, not {clock_hz}")
+        minimum_hz = MINIMUM_CLOCKS_PER_BIT * baud_hz
+        raise ValueError(f"{baud_hz} baud needs a clock of at least {minimum_hz} Hz, got {clock_hz}")
     return sixteenths
 
 

@@ -29,20 +29,19 @@ GUMBEL_FRACTION = 8        # fraction bits of Gumbel noise and of scaled logits
 
 def shift_round(value, bits):
     """``value / 2**bits`` rounded half up; ``bits >= 0``."""
-    if np.ndim(bits) == 0 and bits == 0:
-        return value
-    half = (1 << np.asarray(bits, np.int64)) >> 1
-    return (value + half) >> bits
+    if isinstance(bits, int):
+        return value + (1 << bits >> 1) >> bits
+    return value + (1 << np.asarray(bits, np.int64) >> 1) >> bits
 
 
 def saturate(value, bits: int):
     """Clamp to the signed range of ``bits`` bits."""
-    return np.clip(value, -(1 << bits - 1), (1 << bits - 1) - 1)
+    return np.minimum(np.maximum(value, -(1 << bits - 1)), (1 << bits - 1) - 1)
 
 
 def clamp_int8(value):
     """Clamp to -127..127: the symmetric int8 of activations, queries, keys and values."""
-    return np.clip(value, -127, 127)
+    return np.minimum(np.maximum(value, -127), 127)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ module sdram_chip #(
 
     reg [15:0] out_data [0:3];                             // read data on its way out; entry 0 leaves next
     reg [3:0]  out_valid = 0;
-    reg        driving = 0;                                // dq_o is on the bus in this cycle
+    reg        driving = 0, drove = 0;                     // dq_o is on the bus in this cycle, was in the last one
     reg [1:0]  dqm_before = 0;
 
     wire [2:0] command = cs_n ? NOP : {ras_n, cas_n, we_n};
@@ -128,10 +128,11 @@ module sdram_chip #(
 
     always @(posedge clk) begin
         now <= now + 1;
-        check(!(driving && dq_oe), "one driver of DQ");
+        check(!(dq_oe && (driving || drove)), "one driver of DQ");
         // Read data moves one step; what is put into the pipeline below leaves cas_latency edges from now.
+        drove = driving;
         driving = out_valid[0] && dqm_before != 2'b11;
-        dq_o = out_data[0];
+        dq_o <= out_data[0];
         for (b = 0; b < 3; b = b + 1) out_data[b] = out_data[b + 1];
         out_valid = out_valid >> 1;
         dqm_before <= dqm;

@@ -26,6 +26,11 @@ def count_up(token: int, position: int) -> int:
     return (token + position + 1) % 512
 
 
+def unchanged(kind: int, wire: bytes) -> bytes:
+    """A good line."""
+    return wire
+
+
 class FakeDevice:
     """Pseudo-terminal with a device behind it; a context manager.
 
@@ -47,8 +52,8 @@ class FakeDevice:
     """
 
     def __init__(self, *, step: Step = count_up, geometry: int = 0x1234, image_id: int = 0, context: int = 256,
-                 vocab: int = 512, streams: bool = False,
-                 mangle: Callable[[int, bytes], bytes] = lambda kind, wire: wire, deaf_to: int = 0, memory_fault: int | None = None, fault_after: int | None = None,
+                 vocab: int = 512, streams: bool = False, mangle: Callable[[int, bytes], bytes] = unchanged,
+                 deaf_to: int = 0, memory_fault: int | None = None, fault_after: int | None = None,
                  token_cycles: Callable[[int], int] = lambda position: 1000 + position) -> None:
         self.step, self.geometry, self.image_id, self.context, self.vocab = step, geometry, image_id, context, vocab
         self.streams, self.mangle, self.deaf_to, self.memory_fault = streams, mangle, deaf_to, memory_fault

@@ -1,0 +1,26 @@
+"""Small synthetic models that fit the configurations, for tests of host and gateware."""
+
+from functools import cache
+from pathlib import Path
+
+from host.checkpoint import Shape, synthetic_checkpoint
+from host.compiler import compile_checkpoint
+from host.image import Image
+from rtl.config import CONFIGS
+
+ROOT = Path(__file__).resolve().parent.parent
+STORIES = ROOT / "models" / "stories1m"
+
+SHAPES = {
+    "tiny": Shape(hidden=24, feed_forward=48, layers=2, heads=2, kv_heads=2, head_dim=4, vocab=512, context=64),
+    "resident": Shape(hidden=160, feed_forward=480, layers=4, heads=4, kv_heads=2, head_dim=20, vocab=512,
+                      context=256),
+    "stream": Shape(hidden=400, feed_forward=1480, layers=6, heads=4, kv_heads=2, head_dim=20, vocab=512,
+                    context=256),
+}
+
+
+@cache
+def synthetic_image(name: str, seed: int = 0) -> Image:
+    """The image of a random model of a configuration's natural shape."""
+    return compile_checkpoint(synthetic_checkpoint(SHAPES[name], seed=seed), CONFIGS[name])

@@ -1,0 +1,52 @@
+"""Packings: exact inverses, exact layouts, damage found."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from host.packing import codes_to_words, from_base3, from_codes, to_base3, to_codes, words_to_codes
+
+
+def test_codes_are_sign_and_canonical_index() -> None:
+    """A code that does not mean sign * |t0 + 3 t1 + 9 t2|."""
+    for trits in itertools.product((-1, 0, 1), repeat=3):
+        value = trits[0] + 3 * trits[1] + 9 * trits[2]
+        code = int(to_codes(np.array(trits, np.int8))[0])
+        assert code == (abs(value) | (16 if value < 0 else 0)), trits
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_codes_and_words_are_inverse(seed: int) -> None:
+    """Trits lost at the padding of a row or of a word."""
+    rng = np.random.default_rng(seed)
+    columns = int(rng.integers(1, 200))
+    trits = rng.integers(-1, 2, (3, columns), np.int8)
+    codes = to_codes(trits)
+    words = codes_to_words(codes)
+    assert int(words.max()) < 1 << 35
+    assert np.array_equal(words_to_codes(words, codes.shape[1]), codes)
+    assert np.array_equal(from_codes(codes, columns), trits)
+
+
+def test_base3_puts_the_low_power_first() -> None:
+    """Another digit order, or another zero byte than 121."""
+    assert to_base3(np.zeros(5, np.int8))[0] == 121
+    assert to_base3(np.array([1, 0, 0, 0, 0], np.int8))[0] == 122
+    assert to_base3(np.array([0, 0, 0, 0, -1], np.int8))[0] == 121 - 81
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_base3_is_inverse(seed: int) -> None:
+    """Trits lost or moved."""
+    rng = np.random.default_rng(seed)
+    trits = rng.integers(-1, 2, int(rng.integers(1, 40)) * 5, np.int8)
+    assert np.array_equal(from_base3(to_base3(trits)), trits)
+
+
+def test_damage_is_found() -> None:
+    """Bytes and codes that no packer writes accepted as weights."""
+    with pytest.raises(ValueError, match="not base-3"):
+        from_base3(np.array([243], np.uint8))
+    with pytest.raises(ValueError, match="not ternary"):
+        from_codes(np.array([14], np.uint8), 3)
