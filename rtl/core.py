@@ -38,7 +38,7 @@ class Core(wiring.Component):
 
     Members
     -------
-    start, stop, tokens, position, running, done, fault : the run, see `Sequencer`.
+    start, stop, tokens, position, running, done, finished, fault : the run, see `Sequencer`.
     prompt, records : tokens in and out, see `Sequencer`.
     sampling, temperature : sample by the Gumbel-max trick at an inverse temperature, else argmax.
     seed : of the sampler, taken when a run starts.
@@ -53,7 +53,7 @@ class Core(wiring.Component):
         self.streaming = config.weight_source == "sdram"
         members = {
             "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
-            "running": Out(1), "done": Out(1), "fault": Out(8),
+            "running": Out(1), "done": Out(1), "finished": Out(1), "fault": Out(8),
             "prompt": In(stream.Signature(16)),
             "records": Out(stream.Signature(TOKEN_RECORD)),
             "sampling": In(1), "temperature": In(SCALAR), "seed": In(32),
@@ -115,7 +115,8 @@ class Core(wiring.Component):
         m.d.comb += [
             sequencer.start.eq(self.start), sequencer.stop.eq(self.stop), sequencer.tokens.eq(self.tokens),
             sequencer.position.eq(self.position), self.running.eq(sequencer.running), self.done.eq(sequencer.done),
-            self.fault.eq(sequencer.fault), self.issue_stall.eq(sequencer.issue_stall),
+            self.finished.eq(sequencer.finished), self.fault.eq(sequencer.fault),
+            self.issue_stall.eq(sequencer.issue_stall),
         ]
 
     def _weights(self, m: Module, engine: TileEngine, loads: dict) -> None:

@@ -161,6 +161,7 @@ class CpuSubsystem(wiring.Component):
     """
 
     verilog_files = (Core.verilog,)
+    lint_waiver = Path(__file__).with_name("vexriscv.vlt")
 
     def __init__(self, *, firmware: bytes, clock_hz: int, baud_hz: int, ram_bytes: int = 16384,
                  watchdog_us_log2: int = WATCHDOG_US_LOG2) -> None:

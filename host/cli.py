@@ -1,0 +1,186 @@
+"""The command ``tritloom``."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from host.device import Device
+from host.errors import TritloomError
+from host.image import Image
+from host.report import first_difference, summary, table
+from host.selftest import check_device, check_host, check_link, check_memory
+from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.tokenizer import TextStream
+from rtl.config import CONFIGS
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Runs ternary language models on Tritloom, simulated or on a board.")
+notes = Console(stderr=True)
+
+Model = Annotated[Path, typer.Option("--model", help="Model directory, or an image file.")]
+Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream or tiny.")]
+Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
+Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
+
+
+@contextmanager
+def opened(target: Target, image: Image, *, blank: bool = False) -> Iterator[Device]:
+    """The device, with what it takes to get there shown on a status line."""
+    with notes.status("") as status:
+        with target.open(image, status.update, blank=blank) as device:
+            status.stop()
+            yield device
+
+
+def load_image(device: Device, image: Image) -> bool:
+    """Load the image unless the device holds it; shows a bar."""
+    columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TextColumn("words"), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True) as bar:
+        task = bar.add_task("load")
+        return device.load(image, progress=lambda done, total: bar.update(task, completed=done, total=total))
+
+
+@app.command()
+def run(
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    count: Annotated[int, typer.Option("-n", min=1, help="Tokens to generate.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=0xFFFFFFFF, help="Of sampling.")] = 0,
+    sim: Sim = False,
+    port: Port = None,
+    model: Model = DEFAULT_MODEL,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and table.")] = False,
+    slide: Annotated[bool, typer.Option(help="Go on when the context is full.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Waveform file (VCD) of the simulated chip.")] = None,
+    max_cycles: Annotated[int | None, typer.Option(min=1, help="End the simulation after so many cycles.")] = None,
+) -> None:
+    """Continue a text, token by token."""
+    target = Target(sim, port, trace, max_cycles)
+    image = read_image(model, config)
+    tokenizer = tokenizer_of(image)
+    tokens = tokenizer.encode(prompt)
+    check_prompt(tokens, image)
+    text, stream = "", TextStream(tokenizer)
+    with opened(target, image) as device:
+        load_image(device, image)
+        generation = Generation(device, image, temperature=temperature, seed=seed, slide=slide)
+        text += show("".join(stream.feed(token) for token in tokens), quiet=as_json)
+        try:
+            for done in generation.run(tokens, count):
+                if done.generated:
+                    text += show(stream.feed(done.token), quiet=as_json)
+        except KeyboardInterrupt:
+            generation.stopped = "interrupted"
+        text += show(stream.finish(), quiet=as_json)
+        clock_hz = device.hello.clock_hz
+    result = summary(generation, text=text, clock_hz=clock_hz, provenance=target.provenance)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print("\n")
+        Console().print(table(result, generation.passes))
+        if generation.stopped:
+            notes.print(f"stopped: {generation.stopped}", style="yellow")
+    if wrong := first_difference(generation):
+        raise TritloomError(f"position {wrong.position}: the device sampled token {wrong.token}, the golden model "
+                            f"{wrong.golden}; run `tritloom selftest`")
+
+
+def show(text: str, *, quiet: bool) -> str:
+    """Print text at once unless quiet; returns it."""
+    if not quiet:
+        print(text, end="", flush=True)
+    return text
+
+
+@app.command()
+def load(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, config: Config = None) -> None:
+    """Load a model into a device; a simulated one starts empty, to rehearse the transfer."""
+    target = Target(sim, port)
+    image = read_image(model, config)
+    with opened(target, image, blank=True) as device:
+        loaded = load_image(device, image)
+        print(f"image {image.image_id:08x} {'loaded and verified' if loaded else 'is already there'}")
+
+
+@app.command()
+def info(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, config: Config = None) -> None:
+    """Say what a device is and what it holds."""
+    target = Target(sim, port)
+    image = read_image(model, config)
+    with opened(target, image) as device:
+        hello = device.hello
+    print(f"firmware   {hello.firmware_version}")
+    known = next((name for name, known in CONFIGS.items() if known.geometry == hello.geometry), "unknown")
+    print(f"geometry   {hello.geometry:08x} ({known})")
+    print(f"weights    {'streamed from SDRAM' if hello.streams else 'resident'}")
+    print(f"image      {f'{hello.image_id:08x}' if hello.image_id else 'none'}")
+    print(f"context    {hello.context} positions, {hello.vocab} tokens")
+    print(f"clock      {hello.clock_hz / 1e6:g} MHz")
+    print(f"link       {hello.undecodable} undecodable frames, {hello.overruns} receive overruns")
+
+
+@app.command()
+def selftest(
+    sim: Sim = False,
+    port: Port = None,
+    model: Model = DEFAULT_MODEL,
+    config: Config = None,
+    memory_words: Annotated[int, typer.Option(min=0, help="SDRAM words to test first; the image is then loaded again.")
+                            ] = 0,
+) -> None:
+    """Check host, link and device in turn, and say which one is at fault."""
+    target = Target(sim, port)
+    image = read_image(model, config)
+    print(f"host    ok: {check_host(image)}")
+    with opened(target, image) as device:
+        print(f"link    ok: {check_link(device)}")
+        if memory_words:
+            print(f"memory  ok: {check_memory(device, memory_words)}")
+        load_image(device, image)
+        print(f"device  ok: {check_device(device, image)}")
+
+
+@app.command("compile")
+def compile_model(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Image file to write.")],
+    config: Config = None,
+) -> None:
+    """Compile a model into an image file."""
+    if not model.is_dir():
+        raise TritloomError(f"{model}: no such model directory")
+    image = read_image(model, config)
+    image.save(output)
+    print(f"{output}: image {image.image_id:08x} for {image.config.name}, {len(image.program)} operations, "
+          f"{image.predicted_cycles(0)} to {image.predicted_cycles(image.context - 1)} cycles per token")
+
+
+@app.command("list")
+def list_program(
+    image: Annotated[Path, typer.Argument(help="Image file, or a model directory.")],
+    config: Config = None,
+) -> None:
+    """Print the token program with predicted cycles."""
+    print(read_image(image, config).listing())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; a `TritloomError` becomes one line on the error stream and exit status 1."""
+    try:
+        app(arguments)
+    except TritloomError as error:
+        print(f"tritloom: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

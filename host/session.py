@@ -1,0 +1,222 @@
+"""One command's work with a device: which model, which device, and a checked generation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.compiler import compile_checkpoint
+from host.device import Device, watchdog_us
+from host.errors import TritloomError
+from host.image import Image
+from host.importer import load_checkpoint
+from host.link import SIMULATION_PACE, Link, SerialTransport
+from host.tokenizer import Tokenizer
+from rtl.config import CONFIGS
+from rtl.csr_map import COUNTERS
+from sim.fixed import Scalar
+from sim.golden import Golden
+
+DEFAULT_CONFIG = "resident"
+DEFAULT_MODEL = Path("models") / "stories1m"
+TEMPERATURE_MIN, TEMPERATURE_MAX = 0.01, 100.0
+
+Message = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to run: exactly one of a simulated chip and a serial port.
+
+    Parameters
+    ----------
+    sim : simulate.
+    port : path of a serial port.
+    trace : waveform file of the simulated chip.
+    max_cycles : engine cycles after which the simulation ends.
+
+    Raises
+    ------
+    TritloomError: both or neither is named, or an option of the simulation without one.
+    """
+
+    sim: bool
+    port: str | None
+    trace: Path | None = None
+    max_cycles: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sim == (self.port is not None):
+            raise TritloomError("name the device: --sim for the simulated chip, or --port DEV for a board")
+        if not self.sim and (self.trace is not None or self.max_cycles is not None):
+            raise TritloomError("--trace and --max-cycles need --sim")
+
+    @property
+    def provenance(self) -> str:
+        """What numbers from this target are."""
+        return "simulated" if self.sim else "measured on a board"
+
+    @contextmanager
+    def open(self, image: Image, message: Message, *, blank: bool = False) -> Iterator[Device]:
+        """The device, with its link; a simulated one holds the image unless ``blank``."""
+        if self.port is not None:
+            with Link(SerialTransport(self.port)) as link:
+                yield Device(link)
+            return
+        from host.simulator import Simulator  # importing the gateware takes longer than every other command
+
+        with Simulator(image.config, image, blank=blank, trace=self.trace, max_cycles=self.max_cycles,
+                       progress=message) as simulator:
+            with Link(SerialTransport(simulator.port), pace=SIMULATION_PACE) as link:
+                message("starting the simulated chip")
+                yield Device(link)
+
+
+def read_image(model: Path, config: str | None) -> Image:
+    """The image in a file, or compiled from a model directory.
+
+    Parameters
+    ----------
+    model : image file or checkpoint directory.
+    config : name of the configuration; None takes an image's own, and else the default.
+
+    Raises
+    ------
+    TritloomError: the configuration is unknown, the model is damaged, or it does not fit the configuration.
+    """
+    if config is not None and config not in CONFIGS:
+        raise TritloomError(f"there is no configuration {config!r}; choose {', '.join(CONFIGS)}")
+    if model.is_file():
+        image = Image.load(model)
+        return image if config is None else image.require(CONFIGS[config])
+    return compile_checkpoint(load_checkpoint(model), CONFIGS[config or DEFAULT_CONFIG])
+
+
+def tokenizer_of(image: Image) -> Tokenizer:
+    """The tokenizer that came with the model.
+
+    Raises
+    ------
+    TritloomError: the model has none, or it is damaged.
+    """
+    if not image.tokenizer:
+        raise TritloomError("the model has no tokenizer; put tokenizer.bin beside its weights and compile it again")
+    return Tokenizer(image.tokenizer)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass, as the device did it and as it should have been.
+
+    Parameters
+    ----------
+    token : sampled by the device.
+    golden : sampled by the golden model on the same input.
+    position : of the input.
+    cycles : engine clocks that the device took.
+    predicted : engine clocks that the compiler predicted.
+    generated : whether the token continues the text.
+    """
+
+    token: int
+    golden: int
+    position: int
+    cycles: int
+    predicted: int
+    generated: bool
+
+
+class Generation:
+    """Generates text on a device, and the same text on the golden model beside it.
+
+    Parameters
+    ----------
+    device : holds ``image``.
+    image : the model.
+    temperature : of sampling, above 0; None is greedy.
+    seed : of the sampler; each restart of a sliding context takes the next.
+    slide : when the context is full, restart with the last half of its tokens as the prompt.
+
+    Members
+    -------
+    passes : forward passes so far.
+    counters : hardware counters, summed over restarts.
+    stopped : why generation ended early, or empty.
+
+    Raises
+    ------
+    TritloomError: the temperature is out of range.
+    """
+
+    def __init__(self, device: Device, image: Image, *, temperature: float | None = None, seed: int = 0,
+                 slide: bool = False) -> None:
+        self.passes: list[Pass] = []
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.stopped = ""
+        self._device, self._image, self._seed, self._slide = device, image, seed, slide
+        self._golden = Golden(image)
+        self._scale = inverse_temperature(temperature)
+
+    def run(self, prompt: Sequence[int], count: int) -> Iterator[Pass]:
+        """Generate ``count`` tokens after a prompt; yields each pass as it ends.
+
+        Raises
+        ------
+        TritloomError: the prompt does not fit the context, or the device failed.
+        """
+        context = self._image.context
+        check_prompt(prompt, self._image)
+        tokens, left, seed = list(prompt), count, self._seed
+        while left:
+            part = min(left, context - len(tokens) + 1)
+            for done in self._segment(tokens, part, seed):
+                self.passes.append(done)
+                yield done
+            tokens += [done.token for done in self.passes[-part:]]
+            left -= part
+            if left and not self._slide:
+                self.stopped = f"the context of {context} positions is full; --slide goes on"
+                return
+            tokens, seed = tokens[-context // 2:], seed + 1 & 0xFFFFFFFF
+
+    def _segment(self, prompt: list[int], count: int, seed: int) -> Iterator[Pass]:
+        """One run of the device, from position 0."""
+        greedy = self._scale is None
+        last = self._image.predicted_cycles(len(prompt) + count - 2, greedy=greedy)
+        self._golden.reset(seed=seed, temperature=self._scale)
+        token = prompt[0]
+        for event in self._device.run(prompt, count, temperature=self._scale, seed=seed,
+                                      timeout_us=watchdog_us(last, self._device.hello.clock_hz)):
+            source = prompt[event.position] if event.position < len(prompt) else token
+            yield Pass(token=event.token, golden=self._golden.step(source, event.position), position=event.position,
+                       cycles=event.cycles, generated=event.generated,
+                       predicted=self._image.predicted_cycles(event.position, greedy=greedy))
+            token = event.token
+        for name, value in self._device.counters().items():
+            self.counters[name] += value
+
+
+def check_prompt(prompt: Sequence[int], image: Image) -> None:
+    """Refuse a prompt that is longer than the context.
+
+    Raises
+    ------
+    TritloomError: it is.
+    """
+    if len(prompt) > image.context:
+        raise TritloomError(f"the prompt has {len(prompt)} tokens, the context holds {image.context}; shorten the prompt")
+
+
+def inverse_temperature(temperature: float | None) -> Scalar | None:
+    """The scalar that the sampler takes for a temperature; None and 0 are greedy.
+
+    Raises
+    ------
+    TritloomError: the temperature is out of range.
+    """
+    if temperature is None or temperature == 0:
+        return None
+    if not TEMPERATURE_MIN <= temperature <= TEMPERATURE_MAX:
+        raise TritloomError(f"temperature {temperature:g} is out of range; use 0 or {TEMPERATURE_MIN:g} to "
+                            f"{TEMPERATURE_MAX:g}")
+    return Scalar.from_float(1 / temperature)

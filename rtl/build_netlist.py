@@ -1,0 +1,51 @@
+"""The netlist between yosys and nextpnr: what it costs, and one saving that neither of the two makes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# LUT4 sites that a cell takes. A distributed RAM takes four for its data and two for its write port.
+LUT_SITES = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+CARRY_FEED_SITES = 2  # nextpnr adds one CCU2C to bring a signal into a carry chain, and one to bring it out
+UNDRIVEN = "x"
+
+Module = Mapping[str, Any]
+
+
+def top_module(netlist: Mapping[str, Any]) -> Module:
+    """The module that yosys marked as the top of the design."""
+    return next(module for module in netlist["modules"].values() if int(module["attributes"].get("top", "0"), 2))
+
+
+def _readers(module: Module) -> set[int | str]:
+    """Nets that an input of a cell or an output of the module reads."""
+    read = {bit for cell in module["cells"].values() for port, bits in cell["connections"].items()
+            if cell["port_directions"][port] != "output" for bit in bits}
+    return read | {bit for port in module["ports"].values() if port["direction"] != "input" for bit in port["bits"]}
+
+
+def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
+    """Disconnect the carry outputs that nothing reads; return how many.
+
+    Yosys leaves a net on the last carry of every chain, and for a net nextpnr spends a CCU2C that brings it out.
+    """
+    dropped = 0
+    for module in netlist["modules"].values():
+        read = _readers(module)
+        for cell in module["cells"].values():
+            if cell["type"] == "CCU2C" and any(bit not in read for bit in cell["connections"].get("COUT", ())):
+                cell["connections"]["COUT"] = []
+                dropped += 1
+    return dropped
+
+
+def lut_sites(module: Module) -> int:
+    """LUT4 sites of one module of a mapped netlist, with the feeds of its carry chains."""
+    chains = [cell["connections"] for cell in module["cells"].values() if cell["type"] == "CCU2C"]
+    carries_in = {bit for connections in chains for bit in connections.get("CIN", ())}
+    carries_out = {bit for connections in chains for bit in connections.get("COUT", ())}
+    sites = sum(LUT_SITES.get(cell["type"], 0) for cell in module["cells"].values())
+    for connections in chains:
+        sites += CARRY_FEED_SITES * any(
+            bit != UNDRIVEN and bit not in carries_out for bit in connections.get("CIN", ()))
+        sites += CARRY_FEED_SITES * any(bit not in carries_in for bit in connections.get("COUT", ()))
+    return sites

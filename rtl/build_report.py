@@ -1,0 +1,95 @@
+"""What a build reports: resources, clocks, worst paths; read from the files of yosys and nextpnr."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from host.errors import TritloomError
+from rtl.build_netlist import top_module
+
+PLL_PINS = ("CLKOP", "CLKOS", "CLKOS2", "CLKOS3")
+GLOBAL_PREFIX = "$glbnet$"  # what nextpnr puts before the name of a net that it moves to the clock network
+RAMW_SITES = 2              # LUT4 sites of the write port of one distributed RAM
+# Suffixes that name a cell after the ports between it and the signal it was named for.
+CELL_SUFFIX = re.compile(r"_(?:LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|DP16KD|MULT18X18D|ALU54B)(?:_|$).*")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Required and achieved frequency of one clock domain."""
+
+    required_mhz: float
+    achieved_mhz: float
+
+    @property
+    def met(self) -> bool:
+        return self.achieved_mhz >= self.required_mhz
+
+
+def resources(report: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Used and available LUT4, FF, EBR and DSP, from nextpnr's report.
+
+    LUT4 counts sites: logic, carry, the feeds nextpnr adds to carry chains, distributed RAM and its write ports.
+    """
+    def count(which: str) -> dict[str, int]:
+        cells = {name: entry[which] for name, entry in report["utilization"].items()}
+        write_ports = cells["TRELLIS_RAMW"] * RAMW_SITES if which == "used" else 0
+        return {"LUT4": cells["TRELLIS_COMB"] + write_ports, "FF": cells["TRELLIS_FF"], "EBR": cells["DP16KD"],
+                "DSP": cells["MULT18X18D"]}
+    return count("used"), count("available")
+
+
+def clocks(report: Mapping[str, Any], netlist: Mapping[str, Any], domains: Mapping[str, float],
+           outputs: tuple[str, ...]) -> dict[str, Clock]:
+    """Frequencies of the clock domains.
+
+    nextpnr names a clock after whichever alias of its net it likes best; the PLL's pins say which domain it is.
+
+    Parameters
+    ----------
+    report : nextpnr's report.
+    netlist : what yosys wrote for nextpnr.
+    domains : required frequency in Hz by domain.
+    outputs : domains in the order of the PLL's outputs.
+
+    Raises
+    ------
+    TritloomError: nextpnr timed no path in one of the domains.
+    """
+    top = top_module(netlist)
+    plls = [cell for cell in top["cells"].values() if cell["type"] == "EHXPLLL"]
+    fmax = {name.removeprefix(GLOBAL_PREFIX): entry for name, entry in report["fmax"].items()}
+    found = {}
+    for domain, hz in domains.items():
+        (bit,) = plls[0]["connections"][PLL_PINS[outputs.index(domain)]]
+        aliases = [name for name, net in top["netnames"].items() if bit in net["bits"]]
+        entry = next((fmax[name] for name in aliases if name in fmax), None)
+        if entry is None:
+            raise TritloomError(f"place and route timed no path of clock {domain} (nets {', '.join(aliases)})")
+        found[domain] = Clock(required_mhz=round(hz / 1e6, 3), achieved_mhz=round(entry["achieved"], 2))
+    return found
+
+
+def worst_path(report: Mapping[str, Any], clock: str) -> list[str]:
+    """Lines that show the slowest path of one clock in the names of the source.
+
+    Parameters
+    ----------
+    report : nextpnr's report.
+    clock : nextpnr's name of the clock.
+    """
+    path = next((path["path"] for path in report["critical_paths"]
+                 if path["from"] == path["to"] == f"posedge {clock}"), [])
+    lines, total = [], 0.0
+    for piece in path:
+        total += piece["delay"]
+        name = source_name(piece["net"] if "net" in piece else piece["to"]["cell"])
+        where = ", ".join(piece.get("sources", ()))
+        lines.append(f"  {total:6.2f} ns  +{piece['delay']:.2f}  {piece['type']:<8}  {name}{f'  {where}' if where else ''}")
+    return lines
+
+
+def source_name(name: str) -> str:
+    """A signal of the source behind the name of a net or cell of the netlist."""
+    return CELL_SUFFIX.sub("", name).removeprefix(GLOBAL_PREFIX)

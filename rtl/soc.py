@@ -1,0 +1,122 @@
+"""The whole system on the chip: core, weights, control registers, CPU."""
+
+from pathlib import Path
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from host.image import Image
+from rtl.config import Config
+from rtl.control import Control
+from rtl.core import UNITS, Core
+from rtl.counters import EventCounters
+from rtl.cpu import CpuSubsystem
+from rtl.csr_map import COUNTERS, Space
+from rtl.sdram_controller import PinsSignature
+from rtl.sdram_parts import IS42S16160G_7, SDRAMPart
+from rtl.weight_stream import WeightStream
+
+EVENTS = ("cycles", "tokens", *(f"{unit}_busy" for unit in UNITS), "issue_stall", "weight_stall")
+SDRAM_COUNTERS = tuple(name for name in COUNTERS if name not in EVENTS)
+
+
+class Soc(wiring.Component):
+    """Everything between the pins of the board and the clocks it makes.
+
+    Clock domains: ``sync`` (engine), ``cpu``, and in the stream configuration ``sdram``, twice the engine's frequency.
+
+    Parameters
+    ----------
+    config : the geometry.
+    image : what the memories hold at power-up; in the stream configuration its weights lie in SDRAM instead.
+    firmware : of the CPU, see `rtl.firmware_build.build_firmware`.
+    engine_hz, cpu_hz : frequencies of ``sync`` and ``cpu``.
+    baud_hz : of the serial line.
+    primitives : as for `Core`.
+    sdram_part : the chip on the board (stream configuration).
+    image_loaded : whether SDRAM holds the image's weights at power-up, as in simulation.
+
+    Members
+    -------
+    uart_rx, uart_tx : the serial line, idle high.
+    leds : eight lamps, driven by the firmware.
+    sdram : pins of the chip (stream configuration only).
+    """
+
+    verilog_files: tuple[Path, ...] = CpuSubsystem.verilog_files
+
+    def __init__(self, *, config: Config, image: Image, firmware: bytes, engine_hz: int, cpu_hz: int,
+                 baud_hz: int, primitives: str = "portable", sdram_part: SDRAMPart = IS42S16160G_7,
+                 image_loaded: bool = False) -> None:
+        self._config, self._part, self._engine_hz = config, sdram_part, engine_hz
+        self._core = Core(config=config, image=image, primitives=primitives)
+        self.streaming = self._core.streaming
+        embedded = not self.streaming or image_loaded
+        self._control = Control(
+            geometry=config.geometry, has_stream=self.streaming, clock_hz=engine_hz, context=config.context,
+            vocab=config.vocab, image_id=image.image_id if embedded else 0, stream_words=image.stream_words)
+        self._cpu = CpuSubsystem(firmware=firmware, clock_hz=cpu_hz, baud_hz=baud_hz)
+        members = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8)}
+        if self.streaming:
+            members["sdram"] = Out(PinsSignature())
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.cpu = cpu = self._cpu
+        m.submodules.control = control = self._control
+        m.submodules.core = core = ResetInserter(control.run.soft_reset)(self._core)
+        m.submodules.counters = counters = EventCounters(names=EVENTS)
+        m.d.comb += [cpu.rx.eq(self.uart_rx), self.uart_tx.eq(cpu.tx), self.leds.eq(cpu.leds)]
+        connect(m, cpu.bus, control.bus)
+        connect(m, control.prompt, core.prompt)
+        connect(m, core.records, control.tokens)
+        m.d.comb += [
+            core.start.eq(control.run.start), core.stop.eq(control.run.stop), core.tokens.eq(control.run.tokens),
+            core.position.eq(control.run.position), control.run.running.eq(core.running),
+            control.run.fault.eq(core.fault), core.sampling.eq(control.temperature.enable),
+            core.temperature.mantissa.eq(control.temperature.mantissa),
+            core.temperature.exponent.eq(control.temperature.exponent), core.seed.eq(control.seed),
+            counters.clear.eq(control.run.start),
+            counters.events.eq(Cat(core.running, core.finished, core.busy, core.issue_stall, core.weight_stall)),
+        ]
+        for name in EVENTS:
+            m.d.comb += getattr(control.counters, name).eq(getattr(counters.values, name))
+        load = control.load
+        m.d.comb += [
+            core.load_enable.eq(load.valid & load.ready), core.load_space.eq(load.payload.space),
+            core.load_address.eq(load.payload.address), core.load_data.eq(load.payload.data)]
+        if self.streaming:
+            self._stream(m, control, core)
+        else:
+            m.d.comb += [load.ready.eq(1), control.host_read.response.valid.eq(control.host_read.request.valid),
+                         control.host_read.request.ready.eq(1)]
+        return m
+
+    def _stream(self, m: Module, control: Control, core: Core) -> None:
+        """Weights from SDRAM, and the CPU's way to it."""
+        m.submodules.weights = weights = WeightStream(
+            part=self._part, clock_hz=2 * self._engine_hz, fifo_words=self._config.stream_fifo_words)
+        connect(m, weights.o, core.words)
+        connect(m, weights.pins, flipped(self.sdram))
+        to_sdram = control.load.payload.space == Space.SDRAM
+        request, response = weights.host.request, weights.host.response
+        with m.If(control.load.valid & to_sdram):
+            m.d.comb += [request.valid.eq(1), request.payload.write.eq(1),
+                         request.payload.address.eq(control.load.payload.address)]
+        with m.Else():
+            m.d.comb += [request.valid.eq(control.host_read.request.valid),
+                         request.payload.address.eq(control.host_read.request.payload)]
+        m.d.comb += [
+            request.payload.data.eq(control.load.payload.data),
+            control.load.ready.eq(~to_sdram | request.ready),
+            control.host_read.request.ready.eq(request.ready & ~(control.load.valid & to_sdram)),
+            control.host_read.response.valid.eq(response.valid), response.ready.eq(control.host_read.response.ready),
+            control.host_read.response.payload.eq(response.payload),
+            weights.start.eq(control.run.start), weights.stop.eq(core.done | control.run.soft_reset),
+            weights.base_words.eq(control.stream_base), weights.pass_words.eq(control.stream_words),
+            weights.passes.eq(control.run.tokens),
+        ]
+        for name in SDRAM_COUNTERS:
+            m.d.comb += getattr(control.counters, name).eq(getattr(weights.counters, name))
