@@ -41,7 +41,7 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
         case Opcode.SAMPLE:
             return timing.sampler_cycles(config, op, greedy)
         case Opcode.ROTARY:
-            return timing.rotary_cycles(config)
+            return timing.rotary_cycles(config, op)
     return 0
 
 

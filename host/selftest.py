@@ -30,8 +30,8 @@ def check_host(image: Image) -> str:
     scale = inverse_temperature(TEMPERATURE)
     first, second = (Golden(image).generate(prompt, TOKENS, temperature=scale, seed=1) for _ in range(2))
     if first != second:
-        raise TritloomError("the host is at fault: the golden model does not repeat its own tokens; check the memory of "
-                            "this computer")
+        raise TritloomError("the host is at fault: the golden model does not repeat its own tokens; check this "
+                            "computer's memory")
     return f"golden model, {TOKENS} tokens, check value {crc32.iso_hdlc(str(first).encode()):08x}"
 
 

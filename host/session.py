@@ -204,7 +204,7 @@ def check_prompt(prompt: Sequence[int], image: Image) -> None:
     TritloomError: it is.
     """
     if len(prompt) > image.context:
-        raise TritloomError(f"the prompt has {len(prompt)} tokens, the context holds {image.context}; shorten the prompt")
+        raise TritloomError(f"the prompt has {len(prompt)} tokens, the context holds {image.context}; shorten it")
 
 
 def inverse_temperature(temperature: float | None) -> Scalar | None:

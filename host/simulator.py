@@ -9,10 +9,7 @@ import numpy as np
 from host.image import Image
 from host.verilated import Model, Progress, SimulatedProcess, silent
 from rtl.config import Config
-from rtl.soc import Soc
-
-BIT_CYCLES = 8             # CPU cycles per bit of the simulated serial line
-CPU_DIVIDER = 2            # engine cycles per CPU cycle
+from sim.soc.top import BIT_CYCLES, CPU_DIVIDER, SimulatedSoc
 
 
 class Simulator(SimulatedProcess):
@@ -40,7 +37,8 @@ class Simulator(SimulatedProcess):
         held = image.require(config)
         if blank:
             held = replace(held, sections={name: np.zeros_like(array) for name, array in held.sections.items()})
-        soc = Soc(config=config, image=held, simulation=True)
+        progress("compiling the firmware")
+        soc = SimulatedSoc(config=config, image=held)
         stream = config.weight_source == "sdram"
         executable = Model(name=config.name, top=soc, sources=soc.verilog_sources, stream=stream,
                            trace=trace is not None).build(progress)
@@ -51,6 +49,6 @@ class Simulator(SimulatedProcess):
                 partial = contents.with_suffix(f".partial-{os.getpid()}")
                 partial.write_bytes(held.sections["stream"].tobytes())
                 partial.replace(contents)
-            plusargs.append(f"+sdram_image={contents}")
+            plusargs.append(f"+sdram_image={contents.name}")
         super().__init__(executable, bit_cycles=BIT_CYCLES, cpu_divider=CPU_DIVIDER, plusargs=plusargs,
                          max_cycles=max_cycles, trace=trace)

@@ -140,7 +140,7 @@ class SimulatedProcess:
     executable : result of ``Model.build``.
     bit_cycles : CPU cycles per bit of the serial line.
     cpu_divider : engine cycles per CPU cycle.
-    plusargs : arguments for the design's Verilog.
+    plusargs : arguments for the design's Verilog; file names in them are relative to the executable's folder.
     max_cycles : engine cycles after which the process ends with an error.
     trace : waveform file to write; the model was built with ``trace``.
 
@@ -160,14 +160,14 @@ class SimulatedProcess:
         if max_cycles is not None:
             self._command += ["--max-cycles", str(max_cycles)]
         if trace is not None:
-            self._command += ["--trace", str(trace)]
+            self._command += ["--trace", str(trace.absolute())]
         self._log = executable.parent / f"run-{os.getpid()}-{id(self):x}.log"
         self.port = ""
 
     def __enter__(self) -> Self:
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                             stderr=log, text=True)
+            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                                            text=True, cwd=self._log.parent)
         assert self.process.stdout is not None
         self.port = self.process.stdout.readline().strip()
         if not self.port:
@@ -177,7 +177,7 @@ class SimulatedProcess:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
-        ended_by_itself = self._wait(LAST_WORD_SECONDS if isinstance(error, TritloomError) else 0)
+        ended_by_itself = self._wait(LAST_WORD_SECONDS if error else 0)
         self._end()
         last_word = self._last_word()
         self._log.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
         read = _readers(module)
         for cell in module["cells"].values():
             if cell["type"] == "CCU2C" and any(bit not in read for bit in cell["connections"].get("COUT", ())):
-                cell["connections"]["COUT"] = []
+                del cell["connections"]["COUT"], cell["port_directions"]["COUT"]
                 dropped += 1
     return dropped
 

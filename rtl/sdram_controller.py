@@ -81,7 +81,8 @@ class PinsSignature(wiring.Signature):
 
     def __init__(self) -> None:
         super().__init__({
-            "cke": Out(1), "cs_n": Out(1), "ras_n": Out(1), "cas_n": Out(1), "we_n": Out(1), "ba": Out(BANK_BITS),
+            "cke": Out(1), "cs_n": Out(1, init=1), "ras_n": Out(1, init=1), "cas_n": Out(1, init=1),
+            "we_n": Out(1, init=1), "ba": Out(BANK_BITS),
             "a": Out(ROW_ADDRESS_BITS), "dqm": Out(2), "dq_o": Out(16), "dq_oe": Out(1), "dq_i": In(16)})
 
 
@@ -403,7 +404,8 @@ class SDRAMController(wiring.Component):
         ]
         wiring.connect(m, opener.o, issuer.i)
 
-        row, column = Signal(COMMAND), Signal(COMMAND)
+        nothing = {"code": Command.NOP}
+        row, column = Signal(COMMAND, init=nothing), Signal(COMMAND, init=nothing)
         write_data, access = Signal(32), Signal(Access)
         with m.If(tick):
             m.d.sync += [

@@ -31,8 +31,8 @@ class Sequencer(wiring.Component):
     """Token loop and in-order issue.
 
     A run makes ``tokens`` passes over the program from ``position`` on. Each pass takes its token from ``prompt``
-    while that has one, else the token sampled by the pass before. A pass after which no prompt token waits puts its
-    sampled token on ``tokens``. ``stop`` ends the run with the current pass. A run that would pass the end of the
+    while that has one, else the token sampled by the pass before, and puts the token it samples on ``records`` with the
+    position of its input. ``stop`` ends the run with the current pass. A run that would pass the end of the
     context ends with ``CONTEXT_FULL`` and writes nothing beyond it.
 
     Latency: an operation issues at most every ``timing.ISSUE_CYCLES``; ``timing.TOKEN_CYCLES`` lie between the issue
@@ -49,7 +49,7 @@ class Sequencer(wiring.Component):
     running, done, fault : state of the run; ``done`` pulses at its end.
     finished : pulses at the end of each pass.
     prompt : tokens that are given.
-    records : tokens that were sampled, with their position and the cycles of their pass.
+    records : sampled tokens, the position of the input they follow, and the cycles of the pass.
     ops : one stream per dispatched opcode, named like it.
     busy : per unit, in the order of ``Unit``.
     token, now : current token and position, for the units.
@@ -126,11 +126,11 @@ class Sequencer(wiring.Component):
                     self._issue(m, op, opcode, clear, accept)
                     m.d.comb += self.issue_stall.eq(~clear | ((opcode != Opcode.END) & ~accept))
                 with m.If(fresh & clear & (opcode == Opcode.END)):
-                    m.d.comb += [self.records.valid.eq(~self.prompt.valid),
+                    m.d.comb += [self.records.valid.eq(1),
                                  self.records.payload.token.eq(self.sampled),
                                  self.records.payload.position.eq(self.now),
                                  self.records.payload.cycles.eq(cycles)]
-                    with m.If(self.prompt.valid | self.records.ready):
+                    with m.If(self.records.ready):
                         m.d.comb += self.finished.eq(1)
                         m.d.sync += [remaining.eq(remaining - 1), self.now.eq(self.now + 1), counter.eq(0)]
                         m.next = "NEXT"

@@ -14,7 +14,7 @@ from rtl.counters import EventCounters
 from rtl.cpu import CpuSubsystem
 from rtl.csr_map import COUNTERS, Space
 from rtl.sdram_controller import PinsSignature
-from rtl.sdram_parts import IS42S16160G_7, SDRAMPart
+from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.weight_stream import WeightStream
 
 EVENTS = ("cycles", "tokens", *(f"{unit}_busy" for unit in UNITS), "issue_stall", "weight_stall")
@@ -47,7 +47,7 @@ class Soc(wiring.Component):
     verilog_files: tuple[Path, ...] = CpuSubsystem.verilog_files
 
     def __init__(self, *, config: Config, image: Image, firmware: bytes, engine_hz: int, cpu_hz: int,
-                 baud_hz: int, primitives: str = "portable", sdram_part: SDRAMPart = IS42S16160G_7,
+                 baud_hz: int, primitives: str = "portable", sdram_part: SDRAMPart = DEFAULT_PART,
                  image_loaded: bool = False) -> None:
         self._config, self._part, self._engine_hz = config, sdram_part, engine_hz
         self._core = Core(config=config, image=image, primitives=primitives)

@@ -65,13 +65,18 @@ class UartReceiver(wiring.Component):
         m.d.sync += recent.eq(Cat(line, recent))
         m.d.comb += level.eq((recent[0] & recent[1]) | (line & (recent[0] | recent[1])))
 
+        # After a stop bit the next start bit may follow at once; after anything else the line must be seen idle first.
+        armed = Signal()
+        with m.If(recent.all()):
+            m.d.sync += armed.eq(1)
+
         left = Signal(range(self.sixteenths + one_clock))
         bits_left = Signal(range(FRAME_BITS + 1))
         byte = Signal(8)
         stored = Signal()
         with m.If(bits_left == 0):
             m.d.sync += left.eq(self.sixteenths // 2)
-            with m.If(recent.all() & ~line):
+            with m.If(armed & ~line):
                 m.d.sync += bits_left.eq(FRAME_BITS)
         with m.Elif(left >= one_clock):
             m.d.sync += left.eq(left - one_clock)
@@ -80,6 +85,7 @@ class UartReceiver(wiring.Component):
             m.d.sync += bits_left.eq(bits_left - 1)
             with m.If(bits_left == 1):
                 m.d.comb += stored.eq(level)
+                m.d.sync += armed.eq(level)
             with m.Elif((bits_left == FRAME_BITS) & level):
                 m.d.sync += bits_left.eq(0)
             with m.Else():

@@ -131,14 +131,14 @@ class VectorLane(wiring.Component):
 
         round_up, overflow, negative = Signal(), Signal(), Signal()
         shift_of = [step * SCALE_SHIFT_STEP for step in steps]
-        window = Array((product >> bits)[:SHIFTED_BITS] for bits in shift_of)
+        window = Array(product >> bits for bits in shift_of)
         half = Array([0, *(product[bits - 1] for bits in shift_of[1:])])
         # From bit SHIFTED_BITS - 1 on, all bits must repeat the sign.
         differs = [(product[at : at + SCALE_SHIFT_STEP] != sign.replicate(SCALE_SHIFT_STEP))
                    for at in range(SHIFTED_BITS - 1, PRODUCT_BITS - SCALE_SHIFT_STEP, SCALE_SHIFT_STEP)]
         too_wide = Array(Cat(differs[step:]).any() if step < len(differs) else 0 for step in steps)
         m.d.sync += [
-            shifted.eq(window[self.shift.steps].as_signed()),
+            shifted.eq(window[self.shift.steps]),
             round_up.eq(Mux(self.shift.carry, carry, half[self.shift.steps])),
             overflow.eq(too_wide[self.shift.steps]),
             negative.eq(sign),

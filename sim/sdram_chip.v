@@ -50,7 +50,6 @@ module sdram_chip #(
     reg [1:0]  dqm_before = 0;
 
     wire [2:0] command = cs_n ? NOP : {ras_n, cas_n, we_n};
-    wire [ROW_BITS+COLUMN_BITS+1:0] burst_address = {row[burst_bank], burst_bank, burst_column};
 
     integer b;
     integer file, low, high;
@@ -212,7 +211,7 @@ module sdram_chip #(
         endcase
 
         if (bursting) begin
-            transfer(burst_write, burst_address, burst_bank);
+            transfer(burst_write, {row[burst_bank], burst_bank, burst_column}, burst_bank);
             // A burst wraps inside the block of its own length.
             burst_column = (burst_column & ~(burst_length[COLUMN_BITS-1:0] - 1'b1))
                          | ((burst_column + 1'b1) & (burst_length[COLUMN_BITS-1:0] - 1'b1));

