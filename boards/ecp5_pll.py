@@ -68,11 +68,10 @@ def pll_settings(input_hz: float, outputs: Mapping[str, PllOutput], *, tolerance
     if not 1 <= len(outputs) <= len(OUTPUT_PINS):
         raise ValueError(f"a PLL has 1 to {len(OUTPUT_PINS)} outputs, asked for {len(outputs)}")
     if not INPUT_HZ[0] <= input_hz <= INPUT_HZ[1]:
-        raise ValueError(f"PLL input {input_hz / 1e6:g} MHz is outside {INPUT_HZ[0] / 1e6:g}..{INPUT_HZ[1] / 1e6:g} MHz")
+        raise ValueError(f"PLL input {_mhz(input_hz)} is outside {_mhz(INPUT_HZ[0])}..{_mhz(INPUT_HZ[1])}")
     for name, output in outputs.items():
         if not OUTPUT_HZ[0] <= output.hz <= OUTPUT_HZ[1]:
-            raise ValueError(f"clock {name} {output.hz / 1e6:g} MHz is outside "
-                             f"{OUTPUT_HZ[0] / 1e6:g}..{OUTPUT_HZ[1] / 1e6:g} MHz")
+            raise ValueError(f"clock {name} {_mhz(output.hz)} is outside {_mhz(OUTPUT_HZ[0])}..{_mhz(OUTPUT_HZ[1])}")
     wanted = tuple(outputs.values())
     best: tuple[tuple[float, float, float], PllSettings] | None = None
     dividers = range(1, DIVIDER_MAX + 1)
@@ -97,10 +96,14 @@ def pll_settings(input_hz: float, outputs: Mapping[str, PllOutput], *, tolerance
                     coarse_phases=tuple(coarse for coarse, _ in phases), fine_phases=tuple(fine for _, fine in phases),
                     vco_hz=vco_hz, output_hz=output_hz)
     if best is None or best[0][0] > tolerance:
-        text = ", ".join(f"{name} {output.hz / 1e6:g}" for name, output in outputs.items())
-        near = "" if best is None else "; nearest: " + ", ".join(f"{hz / 1e6:g}" for hz in best[1].output_hz)
-        raise ValueError(f"no PLL setting makes {text} MHz from {input_hz / 1e6:g} MHz{near}")
+        text = ", ".join(f"{name} {_mhz(output.hz)}" for name, output in outputs.items())
+        near = "" if best is None else "; nearest: " + ", ".join(map(_mhz, best[1].output_hz))
+        raise ValueError(f"no PLL setting makes {text} from {_mhz(input_hz)}{near}")
     return best[1]
+
+
+def _mhz(hz: float) -> str:
+    return f"{hz / 1e6:g} MHz"
 
 
 def _nearest_divider(vco_hz: float, hz: float) -> int:

@@ -2,7 +2,9 @@
 
 from amaranth import Const, Module
 from amaranth.lib import io, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
+
+from rtl.sdram_controller import PinsSignature
 
 # Names of the chip's inputs in the controller's signature, and in the board's resource. The chip takes the last four
 # active low; the board's port inverts them once more, so they are given active high.
@@ -17,32 +19,33 @@ class SDRAMPads(wiring.Component):
     frequency shifted by the PLL, through the same kind of output register: both leave after the same delay, and the
     shift alone sets the chip's setup and hold time.
 
-    Latency: one `sdram` cycle to the chip, one from the chip.
+    Latency: one `sdram` cycle to the chip and one from the chip, ``IO_CYCLES`` in all.
 
     Parameters
     ----------
     ports : the board's ``sdram`` resource, requested with ``dir="-"``.
-    bank_bits, address_bits, data_bits : widths of the chip.
 
     Members
     -------
-    pins : In, the pins of an SDRAM controller; ``dq_oe`` drives the data bus.
+    pins : the pins of an SDRAM controller; ``dq_oe`` drives the data bus.
 
     Raises
     ------
-    ValueError: the resource has other widths.
+    ValueError: the resource has other widths than the controller.
     """
 
-    def __init__(self, *, ports: object, bank_bits: int = 2, address_bits: int = 13, data_bits: int = 16) -> None:
-        widths = {"ba": bank_bits, "a": address_bits, "dq": data_bits, "dqm": data_bits // 8}
+    IO_CYCLES = 2
+
+    pins: In(PinsSignature())
+
+    def __init__(self, *, ports: object) -> None:
+        super().__init__()
+        widths = {name: len(getattr(self.pins, name)) for name in PLAIN_OUTPUTS} | {"dq": len(self.pins.dq_o)}
         for name, width in widths.items():
-            if len(getattr(ports, name)) != width:
-                raise ValueError(f"the board's sdram has {len(getattr(ports, name))} {name} pins, the chip {width}")
+            port_bits = len(getattr(ports, PLAIN_OUTPUTS.get(name, name)))
+            if port_bits != width:
+                raise ValueError(f"the board's sdram has {port_bits} {name} pins, the controller {width}")
         self.ports = ports
-        super().__init__({"pins": In(wiring.Signature({
-            **{name: Out(widths.get(name, 1)) for name in (*PLAIN_OUTPUTS, *INVERTED_OUTPUTS)},
-            "dq_o": Out(data_bits), "dq_oe": Out(1), "dq_i": In(data_bits),
-        }))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Runs ternary language models on Tritloom, simulated or on a board.")
 notes = Console(stderr=True)
 
-Model = Annotated[Path, typer.Option("--model", help="Model directory, or an image file.")]
+Model = Annotated[Path, typer.Option("--model", show_default="stories1m", help="Model directory, or an image file.")]
 Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream or tiny.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
@@ -51,14 +51,14 @@ def load_image(device: Device, image: Image) -> bool:
 def run(
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     count: Annotated[int, typer.Option("-n", min=1, help="Tokens to generate.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=0xFFFFFFFF, help="Of sampling.")] = 0,
     sim: Sim = False,
     port: Port = None,
     model: Model = DEFAULT_MODEL,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and table.")] = False,
-    slide: Annotated[bool, typer.Option(help="Go on when the context is full.")] = False,
+    slide: Annotated[bool, typer.Option("--slide", help="Go on when the context is full.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Waveform file (VCD) of the simulated chip.")] = None,
     max_cycles: Annotated[int | None, typer.Option(min=1, help="End the simulation after so many cycles.")] = None,
 ) -> None:

@@ -21,6 +21,7 @@ HEADER = struct.Struct("<BB")
 CRC = struct.Struct("<I")
 FRAME_BYTES_MAX = HEADER.size + BODY_BYTES + CRC.size
 WIRE_BYTES_MAX = FRAME_BYTES_MAX + FRAME_BYTES_MAX // 254 + 1
+NAKS_MAX = 50              # noise before a request may have cost several, so they do not count as attempts
 UNSOLICITED = frozenset((Message.TOKEN, Message.DONE, Message.FAULT, Message.NAK))
 
 REASONS = {
@@ -271,25 +272,28 @@ class Link:
         """
         self._sequence = (self._sequence + 1) & 0xFF
         wire = encode_frame(message, self._sequence, body)
-        for attempt in range(self.pace.attempts):
-            if attempt:
-                self.retries += 1
+        attempts, refused = 0, 0
+        while attempts < self.pace.attempts and refused < NAKS_MAX:
+            self.retries += attempts + refused > 0
             self._transport.write(wire)
             reply = self._wait_reply(message, timeout_seconds or self.pace.reply_seconds)
-            if reply is not None:
+            if reply is None:
+                attempts += 1
+            elif reply.kind == Message.NAK:
+                refused += 1
+            else:
                 return _checked(message, reply)
         seen = f"{self.damaged} damaged frames arrived" if self.damaged else "nothing arrived"
-        raise LinkError(f"the device does not answer {message.name} ({self.pace.attempts} attempts, {seen}); check "
-                        "that it is powered and holds a Tritloom bitstream")
+        raise LinkError(f"the device does not answer {message.name} ({attempts} attempts, {refused} "
+                        f"refused, {seen}); check that it is powered and holds a Tritloom bitstream")
 
     def _wait_reply(self, message: Message, timeout_seconds: float) -> Frame | None:
+        """The reply to the pending request, or a NAK, or None after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while (frame := self._next_frame(deadline)) is not None:
-            if frame.kind == Message.NAK:
-                return None
-            if frame.kind in UNSOLICITED:
+            if frame.kind in UNSOLICITED and frame.kind != Message.NAK:
                 self._events.append(frame)
-            elif frame.kind == message | REPLY and frame.sequence == self._sequence and frame.body:
+            elif frame.kind == Message.NAK or frame.kind == message | REPLY and frame.sequence == self._sequence and frame.body:
                 return frame
         return None
 

@@ -6,8 +6,6 @@ from rtl import timing
 from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
 
-WORD_TRITS = 20            # trits in one 32-bit word of base-3 bytes
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -46,27 +44,18 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
 
 
 def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
-    """Timeline of one token in steady state.
+    """Timeline of one token.
 
-    In the stream configuration weights arrive at one word per cycle into the prefetch buffer, which holds
-    ``stream_fifo_words`` when the token starts; refresh is not included.
+    In the stream configuration the prefetch queue fills while the engine rests, so weights are there when it wants
+    them; cycles in which they are not, because the SDRAM refreshed, are counted as ``weight_stall`` and come on top.
     """
     idle = dict.fromkeys(Unit, 0)
-    buffered, buffered_at = float(config.stream_fifo_words), 0
     now, issue, done = 0, [], []
     for op in program:
         unit = UNIT_OF[op.opcode]
         waited = [idle[u] for u in Unit if u & (op.wait | unit)]
         now = max([now, *waited])
         busy = operation_cycles(config, op, position, greedy=greedy)
-        if op.opcode == Opcode.MATVEC and config.weight_source == "sdram":
-            tiles = op.groups * op.planes * op.blocks
-            words = tiles * config.rows * config.columns / WORD_TRITS
-            start = now + busy - tiles
-            buffered = min(config.stream_fifo_words, buffered + start - buffered_at)
-            elapsed = max(tiles, words - buffered)
-            busy += round(elapsed - tiles)
-            buffered, buffered_at = max(0.0, buffered + elapsed - words), start + elapsed
         issue.append(now)
         if unit:
             idle[unit] = now + busy + 1

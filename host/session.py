@@ -18,7 +18,7 @@ from sim.fixed import Scalar
 from sim.golden import Golden
 
 DEFAULT_CONFIG = "resident"
-DEFAULT_MODEL = Path("models") / "stories1m"
+DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "models" / "stories1m"
 TEMPERATURE_MIN, TEMPERATURE_MAX = 0.01, 100.0
 
 Message = Callable[[str], None]

@@ -33,7 +33,7 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
         read = _readers(module)
         for cell in module["cells"].values():
             if cell["type"] == "CCU2C" and any(bit not in read for bit in cell["connections"].get("COUT", ())):
-                del cell["connections"]["COUT"], cell["port_directions"]["COUT"]
+                cell["connections"]["COUT"] = [UNDRIVEN]
                 dropped += 1
     return dropped
 
@@ -47,5 +47,6 @@ def lut_sites(module: Module) -> int:
     for connections in chains:
         sites += CARRY_FEED_SITES * any(
             bit != UNDRIVEN and bit not in carries_out for bit in connections.get("CIN", ()))
-        sites += CARRY_FEED_SITES * any(bit not in carries_in for bit in connections.get("COUT", ()))
+        sites += CARRY_FEED_SITES * any(
+            bit != UNDRIVEN and bit not in carries_in for bit in connections.get("COUT", ()))
     return sites

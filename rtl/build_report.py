@@ -11,14 +11,16 @@ from rtl.build_netlist import top_module
 PLL_PINS = ("CLKOP", "CLKOS", "CLKOS2", "CLKOS3")
 GLOBAL_PREFIX = "$glbnet$"  # what nextpnr puts before the name of a net that it moves to the clock network
 RAMW_SITES = 2              # LUT4 sites of the write port of one distributed RAM
+TOOL_SOURCE = "/share/"      # yosys's own library, which says nothing about the design
 # Suffixes that name a cell after the ports between it and the signal it was named for.
 CELL_SUFFIX = re.compile(r"_(?:LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|DP16KD|MULT18X18D|ALU54B)(?:_|$).*")
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Required and achieved frequency of one clock domain."""
+    """Required and achieved frequency of one clock domain; ``net`` is nextpnr's name for it."""
 
+    net: str
     required_mhz: float
     achieved_mhz: float
 
@@ -58,36 +60,40 @@ def clocks(report: Mapping[str, Any], netlist: Mapping[str, Any], domains: Mappi
     TritloomError: nextpnr timed no path in one of the domains.
     """
     top = top_module(netlist)
-    plls = [cell for cell in top["cells"].values() if cell["type"] == "EHXPLLL"]
-    fmax = {name.removeprefix(GLOBAL_PREFIX): entry for name, entry in report["fmax"].items()}
+    pll = next(cell for cell in top["cells"].values() if cell["type"] == "EHXPLLL")
+    timed = {name.removeprefix(GLOBAL_PREFIX): name for name in report["fmax"]}
     found = {}
     for domain, hz in domains.items():
-        (bit,) = plls[0]["connections"][PLL_PINS[outputs.index(domain)]]
+        (bit,) = pll["connections"][PLL_PINS[outputs.index(domain)]]
         aliases = [name for name, net in top["netnames"].items() if bit in net["bits"]]
-        entry = next((fmax[name] for name in aliases if name in fmax), None)
-        if entry is None:
+        net = next((timed[name] for name in aliases if name in timed), None)
+        if net is None:
             raise TritloomError(f"place and route timed no path of clock {domain} (nets {', '.join(aliases)})")
-        found[domain] = Clock(required_mhz=round(hz / 1e6, 3), achieved_mhz=round(entry["achieved"], 2))
+        found[domain] = Clock(net=net, required_mhz=round(hz / 1e6, 3),
+                              achieved_mhz=round(report["fmax"][net]["achieved"], 2))
     return found
 
 
-def worst_path(report: Mapping[str, Any], clock: str) -> list[str]:
-    """Lines that show the slowest path of one clock in the names of the source.
+def worst_path(report: Mapping[str, Any], net: str) -> list[str]:
+    """Lines that show the slowest path of one clock in the names of the source: one line per signal it passes.
 
     Parameters
     ----------
     report : nextpnr's report.
-    clock : nextpnr's name of the clock.
+    net : nextpnr's name of the clock.
     """
     path = next((path["path"] for path in report["critical_paths"]
-                 if path["from"] == path["to"] == f"posedge {clock}"), [])
-    lines, total = [], 0.0
+                 if path["from"] == path["to"] == f"posedge {net}"), [])
+    total_ns, signals = 0.0, []
     for piece in path:
-        total += piece["delay"]
-        name = source_name(piece["net"] if "net" in piece else piece["to"]["cell"])
-        where = ", ".join(piece.get("sources", ()))
-        lines.append(f"  {total:6.2f} ns  +{piece['delay']:.2f}  {piece['type']:<8}  {name}{f'  {where}' if where else ''}")
-    return lines
+        total_ns += piece["delay"]
+        name = source_name(piece.get("net", piece["to"]["cell"]))
+        where = next((source for source in piece.get("sources", ()) if not source.startswith(TOOL_SOURCE)), "")
+        if signals and signals[-1][1] == name:
+            signals[-1] = (total_ns, name, signals[-1][2] or where)
+        else:
+            signals.append((total_ns, name, where))
+    return [f"  {ns:6.2f} ns  {name} {f'({where})' if where else ''}".rstrip() for ns, name, where in signals]
 
 
 def source_name(name: str) -> str:

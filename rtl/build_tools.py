@@ -88,12 +88,16 @@ class BuildLog:
             print(f"{self.seconds[self._current]:.1f} s", flush=True)
             self._current = ""
 
-    def run(self, tool: str, arguments: Sequence[str | Path], *, folder: Path, may_fail: bool = False) -> int:
+    def run(self, tool: str, arguments: Sequence[str | Path], *, folder: Path, result: Path | None = None) -> int:
         """Run one tool in ``folder`` with its output in the log; return its exit status.
+
+        Parameters
+        ----------
+        result : a file whose existence makes a failure the caller's business.
 
         Raises
         ------
-        ToolError: it failed, and ``may_fail`` is not set.
+        ToolError: the tool failed, and left no ``result``.
         """
         command = [tool_path(tool), *map(str, arguments)]
         with self.path.open("a") as log:
@@ -102,7 +106,7 @@ class BuildLog:
             start = log.tell()
             status = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     check=False).returncode
-        if status and not may_fail:
+        if status and not (result and result.exists()):
             raise ToolError(f"{tool} failed: {self._complaint(start, status)} (log: {self.path})")
         return status
 

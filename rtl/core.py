@@ -1,6 +1,6 @@
 """The accelerator: sequencer, units and memories of one engine clock domain."""
 
-from amaranth import *
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -69,12 +69,17 @@ class Core(wiring.Component):
         config, sections = self._config, self._sections
         m.submodules.sequencer = sequencer = Sequencer(config=config, program=sections["program"])
         m.submodules.engine = engine = TileEngine(config=config, primitives=self._primitives)
-        m.submodules.vector = vector = VectorUnit(config=config)
+        m.submodules.vector = vector = VectorUnit(
+            lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
+            activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
+            embed_planes=config.embed_planes)
         m.submodules.scalar = scalar = ScalarUnit()
         m.submodules.attention = attention = Attention(config=config)
         m.submodules.sampler = sampler = Sampler(config=config)
-        m.submodules.rotary = rotary = Rotary(config=config, init=sections["rotary"])
-        m.submodules.memory = memory = VectorMemory(config=config)
+        m.submodules.rotary = rotary = Rotary(
+            context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
+        m.submodules.memory = memory = VectorMemory(
+            lanes=config.lanes, rows=config.rows, depth=config.vector_depth)
         m.submodules.cache = cache = KvCache(config=config)
         m.submodules.embedding = embedding = Embedding(config=config, init=sections["embedding"])
         units = dict(zip(UNITS, (engine, vector, scalar, attention, sampler, rotary), strict=True))
@@ -97,7 +102,7 @@ class Core(wiring.Component):
             connect(m, source, sink)
         m.d.comb += [
             vector.rotary.eq(rotary.factors), vector.token.eq(sequencer.token),
-            rotary.position.eq(sequencer.now), cache.position.eq(sequencer.now), attention.position.eq(sequencer.now),
+            rotary.position.eq(sequencer.now[: config.context_log2]), cache.position.eq(sequencer.now), attention.position.eq(sequencer.now),
             sampler.greedy.eq(~self.sampling), sampler.seed.eq(self.seed), sampler.reseed.eq(sequencer.begin),
             sequencer.sampled.eq(sampler.token), sequencer.busy.eq(self.busy),
             scalar.temperature.mantissa.eq(Mux(self.sampling, self.temperature.mantissa, ONE.mantissa)),
@@ -130,7 +135,7 @@ class Core(wiring.Component):
             connect(m, engine.fetch, source.fetch)
             loads[Space.WEIGHTS] = source.load
         connect(m, source.tiles, engine.tiles)
-        m.d.comb += self.weight_stall.eq(engine.tiles.ready & ~engine.tiles.valid)
+        m.d.comb += self.weight_stall.eq(engine.starved)
 
     def _load(self, m: Module, loads: dict) -> None:
         """Register loader writes once and hand each to its memory."""

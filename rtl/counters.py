@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth import *
+from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,4 +38,32 @@ class EventCounters(wiring.Component):
         for index, name in enumerate(self._names):
             value = getattr(self.values, name)
             m.d.sync += value.eq(Mux(clear, 0, value + seen[index]))
+        return m
+
+
+class RunDifference(wiring.Component):
+    """What a free-running counter counted in the current or last run.
+
+    Latency: one clock.
+
+    Members
+    -------
+    start : a run starts.
+    running : it goes on; ``o`` stands still afterwards.
+    i : the counter.
+    o : its advance since ``start``.
+    """
+
+    start: In(1)
+    running: In(1)
+    i: In(COUNTER_BITS)
+    o: Out(COUNTER_BITS)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        first = Signal(COUNTER_BITS)
+        with m.If(self.start):
+            m.d.sync += first.eq(self.i)
+        with m.If(self.running):
+            m.d.sync += self.o.eq(self.i - first)
         return m

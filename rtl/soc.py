@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from amaranth import *
+from amaranth import Cat, DomainRenamer, Module, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -10,10 +10,10 @@ from host.image import Image
 from rtl.config import Config
 from rtl.control import Control
 from rtl.core import UNITS, Core
-from rtl.counters import EventCounters
+from rtl.counters import EventCounters, RunDifference
 from rtl.cpu import CpuSubsystem
 from rtl.csr_map import COUNTERS, Space
-from rtl.sdram_controller import PinsSignature
+from rtl.sdram_controller import PinsSignature, SDRAMController
 from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.weight_stream import WeightStream
 
@@ -35,6 +35,7 @@ class Soc(wiring.Component):
     baud_hz : of the serial line.
     primitives : as for `Core`.
     sdram_part : the chip on the board (stream configuration).
+    sdram_io_cycles : clocks that the board's I/O registers add to the way to the chip and back.
     image_loaded : whether SDRAM holds the image's weights at power-up, as in simulation.
 
     Members
@@ -48,8 +49,9 @@ class Soc(wiring.Component):
 
     def __init__(self, *, config: Config, image: Image, firmware: bytes, engine_hz: int, cpu_hz: int,
                  baud_hz: int, primitives: str = "portable", sdram_part: SDRAMPart = DEFAULT_PART,
-                 image_loaded: bool = False) -> None:
+                 sdram_io_cycles: int = 0, image_loaded: bool = False) -> None:
         self._config, self._part, self._engine_hz = config, sdram_part, engine_hz
+        self._io_cycles = sdram_io_cycles
         self._core = Core(config=config, image=image, primitives=primitives)
         self.streaming = self._core.streaming
         embedded = not self.streaming or image_loaded
@@ -96,10 +98,12 @@ class Soc(wiring.Component):
 
     def _stream(self, m: Module, control: Control, core: Core) -> None:
         """Weights from SDRAM, and the CPU's way to it."""
-        m.submodules.weights = weights = WeightStream(
-            part=self._part, clock_hz=2 * self._engine_hz, fifo_words=self._config.stream_fifo_words)
+        m.submodules.weights = weights = WeightStream(fifo_words=self._config.stream_fifo_words)
+        m.submodules.controller = controller = DomainRenamer("sdram")(SDRAMController(
+            part=self._part, clock_hz=2 * self._engine_hz, io_cycles=self._io_cycles))
         connect(m, weights.o, core.words)
-        connect(m, weights.pins, flipped(self.sdram))
+        connect(m, weights.memory, controller.memory)
+        connect(m, controller.pins, flipped(self.sdram))
         to_sdram = control.load.payload.space == Space.SDRAM
         request, response = weights.host.request, weights.host.response
         with m.If(control.load.valid & to_sdram):
@@ -119,4 +123,6 @@ class Soc(wiring.Component):
             weights.passes.eq(control.run.tokens),
         ]
         for name in SDRAM_COUNTERS:
-            m.d.comb += getattr(control.counters, name).eq(getattr(weights.counters, name))
+            m.submodules[name] = difference = RunDifference()
+            m.d.comb += [difference.start.eq(control.run.start), difference.running.eq(core.running),
+                         difference.i.eq(weights.counters[name]), getattr(control.counters, name).eq(difference.o)]

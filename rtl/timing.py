@@ -1,10 +1,47 @@
 """Cycles each operation keeps its unit busy. Pure Python: the compiler predicts with it, tests assert it."""
 
-from rtl.config import Config
+from rtl.config import WORD_CODES, Config
 from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
 TOKEN_CYCLES = 3           # from the issue of END to that of the next token's first operation
+
+
+BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
+TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
+TABLE_DISTRIBUTED_DEPTH = 16
+TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the least latency of a weight source
+ACCUMULATOR_CYCLES = 3     # accumulate, round, shift
+
+
+def tree_levels(codes: int) -> int:
+    """Levels of an adder tree that joins the codes of a word first, then the words."""
+    return (min(codes, WORD_CODES) - 1).bit_length() + (-(-codes // WORD_CODES) - 1).bit_length()
+
+
+def table_latency(table_blocks: int) -> int:
+    """Cycles from a table address to its value."""
+    return 0 if TABLE_ENTRIES * table_blocks <= TABLE_DISTRIBUTED_DEPTH else 2
+
+
+def peak_steps(rows: int) -> int:
+    """Cycles in which the peaks of the rows become one."""
+    return (rows - 1).bit_length()
+
+
+def row_latency(config: Config) -> int:
+    """Cycles from a tile to the sums of its rows."""
+    return table_latency(config.table_blocks) + (tree_levels(config.codes) + 1) // 2
+
+
+def engine_cycles(config: Config, op: Op) -> int:
+    """Tile engine: while its weight source never starves it and the scalar unit takes the peak at once."""
+    fill = op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0
+    tiles = op.groups * op.planes * op.blocks
+    if config.weight_source == "sdram" and tiles > 1:
+        tiles = 2 + (tiles - 2) * (config.rows * config.columns // BASE3_WORD_TRITS)
+    drain = row_latency(config) + ACCUMULATOR_CYCLES + 1 + peak_steps(config.rows)
+    return fill + TABLE_READY_CYCLES + tiles + drain
 
 
 REDUCTION_FAN_IN = 4       # values that one stage of a reduction over lanes combines
@@ -55,3 +92,21 @@ def scalar_cycles(config: Config, op: Op) -> int:
 def rotary_cycles(config: Config, op: Op) -> int:
     """Rotary unit."""
     return 5 * (config.head_dim // 2) + 5
+
+
+EXP2_CYCLES = 5
+SCORE_SHIFT_CYCLES = 3     # after the adder tree: fine shift, rounding, coarse shift
+OPERAND_CYCLES = 2         # from an address of the KV cache to its word in the multipliers' operand registers
+
+
+def score_cycles(head_dim: int) -> int:
+    """Attention unit, from products to a score."""
+    return (head_dim - 1).bit_length() + SCORE_SHIFT_CYCLES
+
+
+def attention_cycles(config: Config, position: int) -> int:
+    """Attention unit: while no other unit delivers a scalar in the cycles in which it does."""
+    score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
+    probability = 1 + EXP2_CYCLES + 1
+    finish = max(config.heads_parallel, OPERAND_CYCLES + 1 + config.query_groups)
+    return 2 * position + 2 + score + probability + finish

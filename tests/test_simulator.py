@@ -1,9 +1,12 @@
 """The simulator process: building, the serial pins, waveforms, and every way to end."""
 
 import os
+import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,28 +15,30 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from host.device import Device, TokenEvent
 from host.errors import TritloomError
+from host.link import SIMULATION_PACE, Link, RefusedError, SerialTransport
 from host.verilated import Model, SimulatedProcess
+from rtl.csr_map import COUNTERS
+from tests.stub_soc import BIT_CYCLES, CONTEXT, GEOMETRY, IMAGE_ID, PASS_CYCLES, VOCAB, StubSoc
+from tests.test_link import SmallImage
 
+STUCK_AT = 40
 BUILD = Path(__file__).resolve().parent.parent / "build" / "tests" / "simulator"
 GUARD = """\
 module guard(input clk, input level);
     always @(posedge clk)
-        if (!level) $fatal(1, "guard: the line went low");
+        if (!level && $test$plusargs("guard")) $fatal(1, "guard: the line went low");
 endmodule
 """
 
 
 class Echo(wiring.Component):
-    """Returns the serial line to the host, register by register; a guard may watch it."""
+    """Returns the serial line to the host, register by register; a guard watches it when ``+guard`` asks for it."""
 
     uart_rx: In(1, init=1)
     uart_tx: Out(1, init=1)
     leds: Out(8)
-
-    def __init__(self, *, guarded: bool = False) -> None:
-        self._guarded = guarded
-        super().__init__()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -41,17 +46,15 @@ class Echo(wiring.Component):
         m.d.sync += self.leds.eq(self.leds + 1)
         m.d.cpu += delay.eq(self.uart_rx << 3 | delay >> 1)
         m.d.comb += self.uart_tx.eq(delay[0])
-        if self._guarded:
-            m.submodules.guard = Instance("guard", i_clk=ClockSignal("cpu"), i_level=delay[0])
+        m.submodules.guard = Instance("guard", i_clk=ClockSignal("cpu"), i_level=delay[0])
         return m
 
 
-def build(*, guarded: bool = False, trace: bool = False) -> Path:
+def build(*, trace: bool = False) -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     guard = BUILD / "guard.v"
     guard.write_text(GUARD)
-    model = Model(name="echo", top=Echo(guarded=guarded), sources=[guard] if guarded else [], trace=trace)
-    return model.build(folder=BUILD)
+    return Model(name="echo", top=Echo(), sources=[guard], trace=trace).build(folder=BUILD)
 
 
 def exchange(process: SimulatedProcess, data: bytes) -> bytes:
@@ -110,7 +113,7 @@ def test_stop_by_the_design_reaches_the_user(tmp_path: Path) -> None:
     """A rule of a chip model that breaks must not look like a silent line, and must not cost the waveform's end."""
     waveform = tmp_path / "wave.vcd"
     with pytest.raises(TritloomError, match="the simulated chip stopped: .*guard: the line went low"):
-        with SimulatedProcess(build(guarded=True, trace=True), bit_cycles=8, cpu_divider=1,
+        with SimulatedProcess(build(trace=True), bit_cycles=8, cpu_divider=1, plusargs=["+guard"],
                               trace=waveform) as process:
             exchange(process, b"x")
     text = waveform.read_text()
@@ -127,7 +130,7 @@ def test_bad_option_is_refused() -> None:
 def test_design_that_does_not_build_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.v"
     broken.write_text("module guard(input clk, input level); syntax error\n")
-    model = Model(name="broken", top=Echo(guarded=True), sources=[broken])
+    model = Model(name="broken", top=Echo(), sources=[broken])
     with pytest.raises(TritloomError, match="building the simulator failed: .*syntax error") as caught:
         model.build(folder=tmp_path)
     assert "\n" not in str(caught.value)
@@ -140,3 +143,74 @@ def test_simulator_runs_freely() -> None:
         with SimulatedProcess(build(), bit_cycles=8, cpu_divider=1, max_cycles=1_000_000) as process:
             process.process.wait(30)
     assert time.monotonic() - start < 30
+
+
+@pytest.fixture(scope="module")
+def stub() -> Path:
+    """CPU, firmware and registers with a core of a few gates that sticks at position 40."""
+    return Model(name="stub", top=StubSoc(stuck_at=STUCK_AT), sources=StubSoc.sources).build(folder=BUILD)
+
+
+@contextmanager
+def connected(executable: Path) -> Iterator[Device]:
+    with SimulatedProcess(executable, bit_cycles=BIT_CYCLES, cpu_divider=2) as process:
+        with Link(SerialTransport(process.port), pace=SIMULATION_PACE) as link:
+            yield Device(link)
+
+
+def expected_run(prompt: list[int], count: int) -> list[TokenEvent]:
+    events, token = [], 0
+    for position in range(len(prompt) + count - 1):
+        token = ((prompt[position] if position < len(prompt) else token) + position + 1) % VOCAB
+        events.append(TokenEvent(token, position, PASS_CYCLES + position, position >= len(prompt) - 1))
+    return events
+
+
+class TestFirmware:
+    """The host's tools against the real firmware on the real CPU, pin by pin."""
+
+    def test_device_introduces_itself(self, stub: Path) -> None:
+        with connected(stub) as device:
+            hello = device.hello
+            assert (hello.geometry, hello.image_id, hello.context, hello.vocab) == (GEOMETRY, IMAGE_ID, CONTEXT, VOCAB)
+            assert not hello.streams
+            assert device.counters() == {name: 100 + index for index, name in enumerate(COUNTERS)}
+
+    @pytest.mark.parametrize(("prompt", "count"), [([1], 1), ([1, 5, 9], 30), (list(range(10, 40)), 8)])
+    def test_run(self, stub: Path, prompt: list[int], count: int) -> None:
+        with connected(stub) as device:
+            assert list(device.run(prompt, count)) == expected_run(prompt, count)
+            assert (device.link.retries, device.link.damaged, device.link.lost) == (0, 0, 0)
+
+    def test_stuck_engine_is_reset_and_works_again(self, stub: Path) -> None:
+        with connected(stub) as device:
+            events = []
+            with pytest.raises(RefusedError, match=f"made no progress .*detail {STUCK_AT:#x}"):
+                events.extend(device.run([1], 60, timeout_us=2000))
+            assert list(device.run([7], 20)) == expected_run([7], 20)
+
+    def test_closing_a_run_stops_it(self, stub: Path) -> None:
+        with connected(stub) as device:
+            run = device.run([3], 39)
+            assert next(run) == expected_run([3], 1)[0]
+            run.close()
+            assert not device.greet().state
+            assert list(device.run([7], 20)) == expected_run([7], 20)
+
+    def test_image_is_loaded_and_verified(self, stub: Path) -> None:
+        with connected(stub) as device:
+            assert device.load(SmallImage(image_id=88, geometry=GEOMETRY))
+            assert device.hello.image_id == 88
+            assert not device.load(SmallImage(image_id=88, geometry=GEOMETRY))
+
+    def test_noise_on_the_line_is_survived(self, stub: Path) -> None:
+        """Damaged bytes before a request cost a NAK and a repetition, nothing else."""
+        seed = 5
+        print(f"seed {seed}")
+        source = random.Random(seed)
+        with connected(stub) as device:
+            for _ in range(20):
+                device.link._transport.write(source.randbytes(source.randrange(1, 50)) + b"\0")
+                assert device.counters()["cycles"] == 100
+            assert device.greet().undecodable >= 20
+            assert list(device.run([7], 20)) == expected_run([7], 20)

@@ -2,7 +2,7 @@
 
 The training target of each position mixes the true next token with the teacher's distribution;
 a share of the windows comes from stories that the teacher sampled. The learning rate warms up,
-stays, then falls linearly to zero at the end of the budget, counted in steps (reproducible) or
+stays, drops, then falls linearly to zero at the end of the budget, counted in steps (reproducible) or
 in minutes (ends on time on any machine).
 """
 
@@ -50,7 +50,8 @@ class Options:
     embed_lr: float = 0.02
     head_lr: float = 0.004
     warmup: float = 0.02
-    decay_from: float = 0.3
+    decay_from: float = 0.222
+    decay_rate: float = 0.35
     label_share: float = 0.5
     sampled_share: float = 0.25
     opening_share: float = 0.25
@@ -60,8 +61,14 @@ class Options:
         return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
 
     def rate(self, progress: float) -> float:
-        """Learning rate relative to its peak."""
-        return min(1.0, progress / self.warmup, (1.0 - progress) / (1.0 - self.decay_from))
+        """Learning rate relative to its peak.
+
+        A high rate finds the coarse structure fast, but trits that flip back and forth then hold
+        the loss: past ``decay_from`` the rate drops to ``decay_rate`` and falls to zero.
+        """
+        if progress < self.decay_from:
+            return min(1.0, progress / self.warmup)
+        return self.decay_rate * (1.0 - progress) / (1.0 - self.decay_from)
 
 
 class Run:

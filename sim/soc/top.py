@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from amaranth import *
+from amaranth import ClockSignal, Instance, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

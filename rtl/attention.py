@@ -1,0 +1,220 @@
+"""The attention unit: one query position against all cached positions, several heads at once."""
+
+from amaranth import Array, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
+
+from rtl.attention_head import HeadScore, HeadWeight
+from rtl.attention_lanes import AttentionLanes
+from rtl.config import ELEMENT_BITS, EXPONENT_BITS, Config
+from rtl.isa import Opcode
+from rtl.one_port_memory import OnePortMemory
+from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, write_port
+from rtl.timing import EXP2_CYCLES, OPERAND_CYCLES, score_cycles
+
+
+def stages(m: Module, value: Value, count: int, *, name: str) -> list[Value]:
+    """``value`` now, one cycle ago, and so on: ``count`` of them."""
+    values = [value]
+    for cycle in range(1, count):
+        register = Signal(value.shape(), name=f"{name}{cycle}")
+        m.d.sync += register.eq(values[-1])
+        values.append(register)
+    return values
+
+
+class Walk(wiring.Component):
+    """Count from zero to a last index.
+
+    Latency: the first index is valid in the cycle after ``start``.
+
+    Parameters
+    ----------
+    index_bits : width of the index.
+
+    Members
+    -------
+    start : begin at zero; not while ``valid``.
+    last : the last index.
+    step : go to the next index.
+    valid, index : the current index.
+    final : the last index is valid.
+    """
+
+    def __init__(self, *, index_bits: int) -> None:
+        super().__init__({
+            "start": In(1), "last": In(index_bits), "step": In(1),
+            "valid": Out(1), "index": Out(index_bits), "final": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.final.eq(self.valid & (self.index == self.last))
+        with m.If(self.start):
+            m.d.sync += [self.valid.eq(1), self.index.eq(0)]
+        with m.Elif(self.valid & self.step):
+            m.d.sync += [self.valid.eq(~self.final), self.index.eq(self.index + 1)]
+        return m
+
+
+class Attention(wiring.Component):
+    """Softmax attention of ``query_groups * segments`` heads over positions ``0..position``, as ``golden.attend``.
+
+    A first pass reads the keys, keeps all scores and finds the greatest of each head; a second reads the scores and,
+    as they become weights, the values. The same ``query_groups * lanes`` multipliers serve both passes.
+
+    Latency: busy for ``timing.attention_cycles(config, position)`` cycles if ``result`` never waits; either pass takes
+    one position per cycle.
+
+    Parameters
+    ----------
+    config : the geometry.
+
+    Members
+    -------
+    op, busy : the operation.
+    query : writes the queries of a group; not while busy.
+    cache : reads of the KV cache.
+    position : the last position to attend to, below ``context``; taken with the operation.
+    memory_write : one beat per query group.
+    result : per head the sum of its probabilities, with the exponent of its weights.
+    """
+
+    def __init__(self, *, config: Config) -> None:
+        self._config = config
+        super().__init__({
+            "op": In(stream.Signature(op_layout(Opcode.ATTEND))),
+            "busy": Out(1),
+            "query": In(query_port(config.lanes)),
+            "cache": Out(cache_read_port(config.lanes, ceil_log2(config.kv_slots * config.context))),
+            "position": In(16),
+            "memory_write": Out(write_port(elements(config.lanes), ceil_log2(config.vector_depth))),
+            "result": Out(stream.Signature(RESULT))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self._config
+        op = Signal.like(self.op.payload)
+        last = Signal(c.context_log2)
+        self._start = Signal()
+        m.d.comb += [self.op.ready.eq(~self.busy), self._start.eq(self.op.valid & self.op.ready)]
+        with m.If(self._start):
+            m.d.sync += [op.eq(self.op.payload), last.eq(self.position)]
+
+        # A stage is the number of cycles since the address of its position was given: that of the key in the first
+        # pass, that of the score in the second.
+        score = OPERAND_CYCLES + 1 + score_cycles(c.head_dim)
+        probability = 1 + EXP2_CYCLES + 1
+        accumulate = probability + OPERAND_CYCLES + 1
+        m.submodules.keys = keys = Walk(index_bits=c.context_log2)
+        m.submodules.scores = scores = Walk(index_bits=c.context_log2)
+        keyed = stages(m, keys.valid, score + 1, name="keyed")
+        key_final = stages(m, keys.final, score + 1, name="key_final")
+        weighed = stages(m, scores.valid, accumulate + 1, name="weighed")
+        score_final = stages(m, scores.final, accumulate + 1, name="score_final")
+        second = Signal()
+        with m.If(self._start | key_final[score]):
+            m.d.sync += second.eq(~self._start)
+        value_index = self._count(m, weighed[probability], name="value")
+        m.d.comb += [
+            keys.start.eq(self._start), keys.last.eq(last), keys.step.eq(1),
+            scores.start.eq(key_final[score]), scores.last.eq(last), scores.step.eq(1),
+            self.cache.enable.eq(keys.valid | weighed[probability]),
+            self.cache.address.eq((op.slot << c.context_log2) | Mux(second, value_index, keys.index)),
+        ]
+
+        m.submodules.lanes = lanes = AttentionLanes(config=c)
+        connect(m, flipped(self.query), lanes.query)
+        m.d.comb += [
+            lanes.key.eq(self.cache.key), lanes.value.eq(self.cache.value), lanes.weigh.eq(second),
+            lanes.clear.eq(self._start), lanes.accumulate.eq(weighed[accumulate]),
+        ]
+        key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES], weighed[probability - 1])
+        totals = self._heads(m, lanes, scores, key_exponent, shift, keyed[score], weighed[probability])
+        self._finish(m, op, lanes, totals, top, score_final[probability], score_final[accumulate])
+        return m
+
+    def _count(self, m: Module, step: Value, *, name: str) -> Signal:
+        """Positions that have passed a stage."""
+        index = Signal(self._config.context_log2, name=f"{name}_index")
+        with m.If(self._start):
+            m.d.sync += index.eq(0)
+        with m.Elif(step):
+            m.d.sync += index.eq(index + 1)
+        return index
+
+    def _exponents(self, m: Module, keyed: Value, weigh: Value) -> tuple[Signal, Signal, Signal]:
+        """Exponent of a product of query and key, greatest exponent of the values, shift of a weight."""
+        query_exponent = Signal(EXPONENT_BITS)
+        sum_exponent = Signal(EXPONENT_BITS + 1, reset_less=True)
+        product_exponent = Signal.like(sum_exponent)
+        value_exponent = Signal(EXPONENT_BITS, reset_less=True)
+        top = Signal(EXPONENT_BITS)
+        shift = Signal(EXPONENT_BITS, reset_less=True)
+        m.submodules.exponents = exponents = memory.Memory(
+            shape=EXPONENT_BITS, depth=self._config.context, init=[], attrs={"ram_style": "distributed"})
+        write, read = exponents.write_port(), exponents.read_port(domain="comb")
+        with m.If(self.query.enable):
+            m.d.sync += query_exponent.eq(self.query.exponent)
+        m.d.sync += [
+            sum_exponent.eq(query_exponent + self.cache.key_exponent), product_exponent.eq(sum_exponent),
+            value_exponent.eq(self.cache.value_exponent), shift.eq(top - read.data),
+        ]
+        m.d.comb += [
+            write.en.eq(keyed), write.addr.eq(self._count(m, keyed, name="exponent_write")),
+            write.data.eq(value_exponent), read.addr.eq(self._count(m, weigh, name="exponent_read")),
+        ]
+        with m.If(self._start):
+            m.d.sync += top.eq(0)
+        with m.Elif(keyed & (value_exponent > top)):
+            m.d.sync += top.eq(value_exponent)
+        return product_exponent, top, shift
+
+    def _heads(self, m: Module, lanes: AttentionLanes, scores: Walk, exponent: Value, shift: Value, scored: Value,
+               probable: Value) -> list[Value]:
+        """Scores, weights and sums of probabilities of all heads."""
+        c = self._config
+        m.submodules.memory = stored = OnePortMemory(
+            shape=data.ArrayLayout(signed(ELEMENT_BITS), c.heads_parallel), depth=c.context)
+        write_index = self._count(m, scored, name="score_write")
+        m.d.comb += [
+            stored.write.eq(scored), stored.read.eq(scores.valid),
+            stored.address.eq(Mux(scores.valid, scores.index, write_index)),
+        ]
+        totals: list[Value] = []
+        for head in range(c.heads_parallel):
+            m.submodules[f"score{head}"] = score = HeadScore(head_dim=c.head_dim)
+            m.submodules[f"weight{head}"] = weight = HeadWeight(context=c.context)
+            m.d.comb += [
+                score.products.eq(lanes.products[head]), score.exponent.eq(exponent),
+                stored.write_data[head].eq(score.score),
+                weight.clear.eq(self._start), weight.score.eq(score.score), weight.score_valid.eq(scored),
+                weight.stored.eq(stored.read_data[head]), weight.probability_valid.eq(probable),
+                weight.shift.eq(shift), lanes.weights[head].eq(weight.weight),
+            ]
+            totals.append(weight.total)
+        return totals
+
+    def _finish(self, m: Module, op: Value, lanes: AttentionLanes, totals: list[Value], top: Value, summed: Value,
+                accumulated: Value) -> None:
+        """Deliver the sums and write the beats; then the operation is over."""
+        c = self._config
+        m.submodules.results = results = Walk(index_bits=max(1, ceil_log2(c.heads_parallel)))
+        m.submodules.writes = writes = Walk(index_bits=max(1, ceil_log2(c.query_groups)))
+        results_due, writes_due = Signal(), Signal()
+        m.d.comb += [
+            self.busy.eq(results_due | writes_due),
+            results.start.eq(summed), results.last.eq(c.heads_parallel - 1), results.step.eq(self.result.ready),
+            self.result.valid.eq(results.valid), self.result.payload.register.eq(op.rd + results.index),
+            self.result.payload.value.eq(Array(totals)[results.index]), self.result.payload.exponent.eq(-top),
+            writes.start.eq(accumulated), writes.last.eq(c.query_groups - 1), writes.step.eq(1),
+            lanes.group.eq(writes.index), self.memory_write.enable.eq(writes.valid),
+            self.memory_write.address.eq(op.dst + writes.index), self.memory_write.data.eq(lanes.beat),
+        ]
+        with m.If(self._start):
+            m.d.sync += [results_due.eq(1), writes_due.eq(1)]
+        with m.Else():
+            with m.If(results.final & results.step):
+                m.d.sync += results_due.eq(0)
+            with m.If(writes.final):
+                m.d.sync += writes_due.eq(0)

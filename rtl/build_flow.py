@@ -1,0 +1,164 @@
+"""From a model and a configuration to a bitstream and its report, step by step."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amaranth.lib import wiring
+from amaranth.vendor import LatticeECP5Platform
+
+from boards import Board
+from host.errors import TritloomError
+from host.image import Image
+from rtl.build_netlist import drop_unused_carries, lut_sites
+from rtl.build_report import Clock, clocks, resources, worst_path
+from rtl.build_tools import BuildLog, versions
+from rtl.config import Config
+from rtl.firmware_build import build_firmware
+
+TOP = "top"
+ENGINE = f"{TOP}.soc.core.engine"  # module of the tile engine, kept apart in synthesis so that its cells can be counted
+STEPS = ("firmware", "image", "export", "synthesis", "place and route", "bitstream", "report")
+BITSTREAM, REPORT, LOG, IMAGE = "tritloom.bit", "report.json", "build.log", "image.tritloom"
+
+
+@dataclass
+class Build:
+    """One bitstream in the making. ``run`` does the steps in order; each leaves its result in a member.
+
+    Members
+    -------
+    board, device, config : what to build.
+    read_image : makes or reads the image for ``config``.
+    make_soc : the accelerator, called with the arguments of ``rtl.soc.Soc``; `ENGINE` is the place of its tile engine.
+    seed : of placement.
+    folder : where the results go. Intermediate files lie in ``folder/work``.
+    """
+
+    board: Board
+    device: str
+    config: Config
+    read_image: Callable[[], Image]
+    make_soc: Callable[..., wiring.Component]
+    seed: int
+    folder: Path
+    firmware: bytes = b""
+    image: Image | None = None
+    netlist: dict[str, Any] = field(default_factory=dict)
+    timing: dict[str, Any] = field(default_factory=dict)
+    routed: bool = False
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    def run(self) -> Path:
+        """Build everything and return the path of the bitstream.
+
+        Raises
+        ------
+        TritloomError: a tool failed, or a clock misses its frequency; then the report is there, the bitstream is not.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        (self.folder / BITSTREAM).unlink(missing_ok=True)
+        platform = self.board.devices[self.device]()
+        with BuildLog(self.folder / LOG, len(STEPS)) as log:
+            log.step("firmware", "zig cc")
+            self.firmware = build_firmware(self.work / "firmware")
+            log.step("image", "compiling the model")
+            self.image = self.read_image()
+            self.image.save(self.folder / IMAGE)
+            log.step("export", "Amaranth")
+            self._export(platform)
+            log.step("synthesis", "yosys")
+            self._synthesise(log)
+            log.step("place and route", "nextpnr, takes minutes")
+            self._route(platform, log)
+            log.step("bitstream", "ecppack")
+            if self.routed:
+                log.run("ecppack", ("--compress", "--input", "top.config", "--bit", "top.bit"), folder=self.work)
+            log.step("report")
+            found = self._clocks()
+            report = self._report(found)
+        report["seconds"] = log.seconds
+        write_atomically(self.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
+        self._check_timing(found)
+        write_atomically(self.folder / BITSTREAM, (self.work / "top.bit").read_bytes())
+        return self.folder / BITSTREAM
+
+    def _export(self, platform: LatticeECP5Platform) -> None:
+        """Amaranth to RTLIL, with the scripts and constraints that go with it."""
+        domains = self.board.clocks[self.config.name]
+        soc = self.make_soc(
+            config=self.config, image=self.image, firmware=self.firmware, engine_hz=int(domains.sync_hz),
+            cpu_hz=int(domains.cpu_hz), baud_hz=self.board.baud_hz, primitives="ecp5", sdram_part=self.board.sdram)
+        for path in soc.verilog_files:
+            platform.add_file(path.name, path.read_bytes())
+        plan = platform.prepare(
+            self.board.top(soc=soc, clocks=domains), TOP,
+            script_after_read=f"setattr -mod -set keep_hierarchy 1 {ENGINE}")
+        for name, content in plan.files.items():
+            (self.work / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def _synthesise(self, log: BuildLog) -> None:
+        """RTLIL to a netlist of ECP5 cells."""
+        log.run("yosys", ("-q", "-l", "yosys.log", f"{TOP}.ys"), folder=self.work)
+        self.netlist = json.loads((self.work / f"{TOP}.json").read_text())
+        drop_unused_carries(self.netlist)
+        (self.work / "netlist.json").write_text(json.dumps(self.netlist))
+
+    def _route(self, platform: LatticeECP5Platform, log: BuildLog) -> None:
+        """Netlist to a placed and routed design."""
+        report = self.work / "nextpnr.json"
+        report.unlink(missing_ok=True)
+        status = log.run("nextpnr-ecp5", (
+            platform._nextpnr_device_options[platform.device], "--package",
+            platform._nextpnr_package_options[platform.package].upper(), "--speed", platform.speed,
+            "--seed", str(self.seed), "--json", "netlist.json", "--lpf", f"{TOP}.lpf", "--textcfg", "top.config",
+            "--report", report.name), folder=self.work, result=report)
+        self.routed = status == 0
+        self.timing = json.loads(report.read_text())
+
+    def _clocks(self) -> dict[str, Clock]:
+        domains = self.board.clocks[self.config.name]
+        return clocks(self.timing, self.netlist, domains.required_hz, tuple(domains.outputs))
+
+    def _report(self, found: dict[str, Clock]) -> dict[str, Any]:
+        used, available = resources(self.timing)
+        engine = lut_sites(self.netlist["modules"][ENGINE])
+        hashes = {"firmware": self.firmware, "image": (self.folder / IMAGE).read_bytes(),
+                  "design": (self.work / f"{TOP}.il").read_bytes()}
+        if self.routed:
+            hashes["bitstream"] = (self.work / "top.bit").read_bytes()
+        return {
+            "board": self.board.name, "device": self.device, "config": self.config.name, "seed": self.seed,
+            "provenance": "placed and routed",
+            "resources": used, "available": available,
+            "engine_lut4": engine, "macs": self.config.macs, "lut4_per_mac": round(engine / self.config.macs, 2),
+            "clocks": {name: {"required_mhz": clock.required_mhz, "achieved_mhz": clock.achieved_mhz}
+                       for name, clock in found.items()},
+            "versions": {"tritloom": version("tritloom")} | versions(),
+            "hashes": {name: hashlib.sha256(content).hexdigest() for name, content in hashes.items()},
+        }
+
+    def _check_timing(self, found: dict[str, Clock]) -> None:
+        """Print the worst path of each clock that is too slow, and fail."""
+        missed = {name: clock for name, clock in found.items() if not clock.met}
+        for name, clock in missed.items():
+            print(f"worst path of clock {name}, {1000 / clock.required_mhz:.2f} ns allowed:")
+            print("\n".join(worst_path(self.timing, clock.net)))
+        if missed:
+            text = ", ".join(f"{name} reaches {clock.achieved_mhz:g} of {clock.required_mhz:g} MHz"
+                             for name, clock in missed.items())
+            raise TritloomError(f"timing missed: {text}; another --seed may do")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

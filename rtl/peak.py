@@ -1,0 +1,84 @@
+"""Largest absolute value of all elements that the rows of an engine put out."""
+
+from amaranth import C, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from rtl.accumulator import MAGNITUDE_BITS
+from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
+from rtl.timing import peak_steps
+
+SIGNED_MAGNITUDE = data.StructLayout({"magnitude": MAGNITUDE_BITS, "negative": 1})
+
+
+class Peak(wiring.Component):
+    """Keeps the peak of each row; when asked, halves the rows until one is left.
+
+    Elements come as ``magnitude ^ -negative``, so the absolute value is ``magnitude + negative``.
+
+    Latency: ``value`` is valid with ``done``, ``1 + peak_steps(rows)`` cycles after ``finish``.
+
+    Parameters
+    ----------
+    rows : elements per clock.
+    primitives : see `GatedAdder`.
+
+    Members
+    -------
+    clear : forget; not while elements are valid.
+    valid : elements are present.
+    finish : the elements are the last; together with ``valid``.
+    elements : one per row.
+    value : peak.
+    done : high for one cycle.
+
+    Raises
+    ------
+    ValueError: fewer than one row, or unknown primitives.
+    """
+
+    def __init__(self, *, rows: int, primitives: str) -> None:
+        if rows < 1:
+            raise ValueError(f"rows must be positive, got {rows}")
+        check_primitives(primitives)
+        self._rows, self._primitives = rows, primitives
+        super().__init__({
+            "clear": In(1), "valid": In(1), "finish": In(1), "elements": In(data.ArrayLayout(SIGNED_MAGNITUDE, rows)),
+            "value": Out(MAGNITUDE_BITS + 1), "done": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        steps = peak_steps(self._rows)
+        peaks = [Signal(SIGNED_MAGNITUDE, name=f"peak_{row}") for row in range(self._rows)]
+        step = Signal(steps + 1)
+        m.d.sync += step.eq(self.finish | step << 1)
+        m.d.comb += [self.done.eq(step[steps]), self.value.eq(peaks[0].magnitude + peaks[0].negative)]
+        for row, peak in enumerate(peaks):
+            candidate = Signal(SIGNED_MAGNITUDE, name=f"candidate_{row}")
+            present = self.valid
+            m.d.comb += candidate.eq(self.elements[row])
+            remaining = self._rows
+            for index in range(steps):
+                half = (remaining + 1) // 2
+                if row + half < remaining:
+                    with m.If(step[index]):
+                        m.d.comb += candidate.eq(peaks[row + half])
+                    present |= step[index]
+                remaining = half
+            better = Signal(name=f"better_{row}")
+            self._compare(m, row, candidate, peak, better)
+            with m.If(self.clear):
+                m.d.sync += peak.eq(0)
+            with m.Elif(present & better):
+                m.d.sync += peak.eq(candidate)
+        return m
+
+    def _compare(self, m: Module, row: int, candidate: data.View, peak: data.View, better: Signal) -> None:
+        """``better`` if the candidate is larger; if they are equal, it may be either."""
+        difference = GatedAdder(width=MAGNITUDE_BITS + 1, primitives=self._primitives)
+        m.submodules[f"difference_{row}"] = difference
+        # candidate - peak counts the two signs, but for one case: both ones are in it if only the candidate is
+        # negative, where the result is one too small, which matters only between equal values.
+        m.d.comb += [*connect_adder(difference, candidate.magnitude, peak.magnitude, negative=C(1),
+                                    carry=Mux(candidate.negative, 1, ~peak.negative)),
+                     better.eq(~difference.o[-1])]

@@ -1,0 +1,105 @@
+"""Rotary unit: sine and cosine of the current position, from a table of coarse and fine rotations."""
+
+from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl.isa import Opcode
+from rtl.op_layout import ROTATION, load_port, op_layout
+from sim.fixed import ROTARY_FRACTION
+
+FACTOR_BITS = 16
+
+
+class Rotary(wiring.Component):
+    """Computes the rotation of each pair as the product of its coarse and fine rotations.
+
+    Latency: ``busy`` is high for ``timing.rotary_cycles`` after an operation was taken; five cycles per pair.
+
+    Parameters
+    ----------
+    context_log2 : position bits.
+    head_dim : elements per head; two per pair.
+
+    Members
+    -------
+    op : operations.
+    busy : an operation is under way, and ``factors`` are changing.
+    position : current position, constant while busy.
+    factors : cosine and sine per pair; those of position 0 after reset.
+    load : writes the table; address ``fine | index | pair | sine``, 16 bits of data.
+
+    Raises
+    ------
+    ValueError: ``head_dim`` odd or below two, or no position bits.
+    """
+
+    def __init__(self, *, context_log2: int, head_dim: int) -> None:
+        if head_dim < 2 or head_dim % 2:
+            raise ValueError(f"head_dim {head_dim} must be even and at least 2")
+        if context_log2 < 1:
+            raise ValueError(f"context_log2 must be positive, got {context_log2}")
+        self._pairs = head_dim // 2
+        self._index_bits = (context_log2 + 1) // 2
+        super().__init__({
+            "op": In(stream.Signature(op_layout(Opcode.ROTARY))),
+            "busy": Out(1),
+            "position": In(context_log2),
+            "factors": Out(data.ArrayLayout(ROTATION, self._pairs),
+                           init=[{"cosine": 1 << ROTARY_FRACTION, "sine": 0}] * self._pairs),
+            "load": In(load_port())})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        pair_bits = ceil_log2(self._pairs)
+        m.submodules.table = table = memory.Memory(
+            shape=data.ArrayLayout(signed(FACTOR_BITS), 2), depth=1 << 1 + self._index_bits + pair_bits, init=[])
+        write, read = table.write_port(granularity=1), table.read_port()
+        m.d.comb += [
+            write.en.eq(Mux(self.load.enable, Mux(self.load.address[0], 0b10, 0b01), 0)),
+            write.addr.eq(self.load.address[1:]),
+            write.data[0].eq(self.load.data), write.data[1].eq(self.load.data),
+        ]
+
+        phase, pair = Signal(range(5)), Signal(range(self._pairs + 1))
+        coarse, fine = Signal(ROTATION), Signal(ROTATION)
+        step = 1 << self._index_bits
+        address = Mux(phase == 0, self.position >> self._index_bits, self.position & (step - 1) | step)
+        m.d.comb += read.addr.eq(Cat(pair[:pair_bits], address[: self._index_bits + 1]))
+        with m.If(phase == 1):
+            m.d.sync += coarse.eq(Cat(read.data[0], read.data[1]))
+        with m.If(phase == 2):
+            m.d.sync += fine.eq(Cat(read.data[0], read.data[1]))
+
+        with m.If(self.op.ready & self.op.valid):
+            m.d.sync += [self.busy.eq(1), phase.eq(0), pair.eq(0)]
+        with m.Elif(self.busy):
+            m.d.sync += phase.eq(phase + 1)
+            with m.If(phase == 4):
+                m.d.sync += [phase.eq(0), pair.eq(pair + 1), self.busy.eq(pair != self._pairs)]
+        m.d.comb += self.op.ready.eq(~self.busy)
+        self._multiply(m, phase, pair, coarse, fine)
+        return m
+
+    def _multiply(self, m: Module, phase: Signal, pair: Signal, coarse: data.View, fine: data.View) -> None:
+        """The four products of a pair follow its reads and overlap those of the next pair."""
+        first, second = Signal(signed(FACTOR_BITS)), Signal(signed(FACTOR_BITS))
+        product, total = Signal(signed(2 * FACTOR_BITS)), Signal(signed(2 * FACTOR_BITS))
+        cosine = Signal(signed(FACTOR_BITS))
+        rounded = (total + (1 << ROTARY_FRACTION - 1)) >> ROTARY_FRACTION
+        m.d.sync += product.eq(first * second)
+        with m.Switch(phase):
+            with m.Case(3):
+                m.d.sync += [first.eq(coarse.cosine), second.eq(fine.cosine), total.eq(total + product)]
+            with m.Case(4):
+                m.d.sync += [first.eq(coarse.sine), second.eq(fine.sine)]
+                for index, factor in enumerate(self.factors):
+                    with m.If(self.busy & (pair == index + 1)):
+                        m.d.sync += [factor.cosine.eq(cosine), factor.sine.eq(rounded)]
+            with m.Case(0):
+                m.d.sync += [first.eq(coarse.sine), second.eq(fine.cosine), total.eq(product)]
+            with m.Case(1):
+                m.d.sync += [first.eq(coarse.cosine), second.eq(fine.sine), total.eq(total - product)]
+            with m.Case(2):
+                m.d.sync += [cosine.eq(rounded), total.eq(product)]

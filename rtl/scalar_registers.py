@@ -1,0 +1,116 @@
+"""Scalar registers: integers from all units are normalised on their way in, scalars are read by all."""
+
+from amaranth import C, Cat, Module, Mux, Signal
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl.isa import MANTISSA_BITS, NO_SCALAR, SCALARS, TEMPERATURE_SCALAR
+from rtl.op_layout import RESULT, SCALAR, read_port
+from sim.fixed import ONE
+
+VALUE_BITS = RESULT["value"].width
+NIBBLE_BITS = 4
+NIBBLES = VALUE_BITS // NIBBLE_BITS
+ALIGNED_BITS = MANTISSA_BITS + NIBBLE_BITS - 1
+
+
+class Normaliser(wiring.Component):
+    """``fixed.normalise`` of a result: a mantissa with its top bit set; zero counts as one.
+
+    Latency: one cycle, one result per cycle.
+
+    Members
+    -------
+    i : result.
+    o : scalar, with the exponent of the result added.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(RESULT), "o": Out(SCALAR)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # Coarse: from the leading nibble down.
+        aligned, exponent = Signal(ALIGNED_BITS), Signal.like(self.i.exponent)
+        below = C(0, ALIGNED_BITS - NIBBLE_BITS)
+        padded = Cat(below, self.i.value)
+        m.d.sync += [
+            aligned.eq(C(1 << ALIGNED_BITS - NIBBLE_BITS, ALIGNED_BITS)),
+            exponent.eq(self.i.exponent + NIBBLE_BITS - MANTISSA_BITS),
+        ]
+        for nibble in range(NIBBLES):
+            with m.If(self.i.value.word_select(nibble, NIBBLE_BITS).any()):
+                m.d.sync += [
+                    aligned.eq(padded[nibble * NIBBLE_BITS :][:ALIGNED_BITS]),
+                    exponent.eq(self.i.exponent + (nibble + 1) * NIBBLE_BITS - MANTISSA_BITS),
+                ]
+        # Fine: up to three more bits.
+        for zeros in reversed(range(NIBBLE_BITS)):
+            with m.If(aligned[-1 - zeros]):
+                m.d.comb += [
+                    self.o.mantissa.eq(aligned[NIBBLE_BITS - 1 - zeros :]), self.o.exponent.eq(exponent - zeros)]
+        return m
+
+
+class ScalarRegisters(wiring.Component):
+    """The registers, with one write and several read ports.
+
+    Registers ``NO_SCALAR`` and ``TEMPERATURE_SCALAR`` read as constants of a run, whatever is written to them.
+
+    Latency: read data follow the address by one cycle; an address given two cycles after a result was taken sees it.
+    One result per cycle: ``results[0]`` first, then ``results[1]`` and so on.
+
+    Parameters
+    ----------
+    writers : result streams.
+    readers : read ports.
+
+    Members
+    -------
+    results : integers to normalise and store.
+    read : read ports.
+    temperature : what ``TEMPERATURE_SCALAR`` reads.
+
+    Raises
+    ------
+    ValueError: no writer or no reader.
+    """
+
+    def __init__(self, *, writers: int, readers: int) -> None:
+        if writers < 1 or readers < 1:
+            raise ValueError(f"writers and readers must be positive, got {writers} and {readers}")
+        super().__init__({
+            "results": In(stream.Signature(RESULT)).array(writers),
+            "read": In(read_port(SCALAR, ceil_log2(SCALARS))).array(readers),
+            "temperature": In(SCALAR)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        one = SCALAR.const({"mantissa": ONE.mantissa, "exponent": ONE.exponent})
+        m.submodules.cells = cells = memory.Memory(
+            shape=SCALAR, depth=SCALARS, init=[one] * SCALARS, attrs={"ram_style": "distributed"})
+        m.submodules.normaliser = normaliser = Normaliser()
+        write = cells.write_port()
+
+        # Stages: n normalise, w write.
+        n_result, n_valid = Signal(RESULT), Signal()
+        taken = C(0, 1)
+        m.d.sync += n_valid.eq(0)
+        for result in self.results:
+            m.d.comb += result.ready.eq(~taken)
+            with m.If(result.valid & ~taken):
+                m.d.sync += [n_result.eq(result.payload), n_valid.eq(1)]
+            taken = taken | result.valid
+        m.d.comb += [normaliser.i.eq(n_result), write.data.eq(normaliser.o)]
+        m.d.sync += [write.en.eq(n_valid), write.addr.eq(n_result.register)]
+
+        for port in self.read:
+            read = cells.read_port(transparent_for=(write,))
+            constant, temperature = Signal(), Signal()
+            m.d.comb += [read.en.eq(port.enable), read.addr.eq(port.address)]
+            with m.If(port.enable):
+                m.d.sync += [
+                    constant.eq(port.address == NO_SCALAR), temperature.eq(port.address == TEMPERATURE_SCALAR)]
+            m.d.comb += port.data.eq(Mux(constant, one, Mux(temperature, self.temperature, read.data)))
+        return m

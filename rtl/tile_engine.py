@@ -1,0 +1,209 @@
+"""The tile engine: multiplies streamed tiles of ternary weights by activations it holds."""
+
+from amaranth import C, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
+
+from rtl.accumulator import Accumulator, accumulator_bits
+from rtl.adder_tree import sum_bits
+from rtl.carry_chain import check_primitives
+from rtl.config import ELEMENT_BITS, Config
+from rtl.isa import Opcode
+from rtl.lookup_table import TableFill
+from rtl.op_layout import FETCH, RESULT, elements, int8s, op_layout, write_port
+from rtl.peak import SIGNED_MAGNITUDE, Peak
+from rtl.row_engine import RowEngine
+from rtl.tile_layout import tile_layout
+from rtl.timing import ACCUMULATOR_CYCLES, TABLE_READY_CYCLES, row_latency
+
+TAG = data.StructLayout({"valid": 1, "first": 1, "plane": 1, "last": 1, "final": 1})
+
+
+def times(value: Value, factor: int) -> Value:
+    """``value * factor`` as a sum of shifted copies: no multiplier block is used."""
+    return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)
+
+
+def times_value(value: Value, factor: Value) -> Value:
+    """The same for a factor that is not constant."""
+    return sum(Mux(factor[bit], value << bit, 0) for bit in range(len(factor)))
+
+
+class TileCounter(wiring.Component):
+    """Counts the tiles of an operation: blocks within planes within groups.
+
+    Latency: none; ``tag`` and ``block`` describe the tile that is taken in this cycle.
+
+    Parameters
+    ----------
+    table_blocks : most blocks of an operation.
+
+    Members
+    -------
+    op : operation, constant while its tiles are counted; the counter is at its start again after the last tile.
+    take : a tile is taken.
+    block : its column block.
+    tag : its place: ``valid`` is ``take``, ``first`` of an element, first of a further ``plane``, ``last`` of an
+        element, ``final`` of the operation.
+    """
+
+    def __init__(self, *, table_blocks: int) -> None:
+        self._table_blocks = table_blocks
+        super().__init__({"op": In(op_layout(Opcode.MATVEC)), "take": In(1), "block": Out(ceil_log2(table_blocks)),
+                          "tag": Out(TAG)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        op, block, plane, group = self.op, self.block, Signal.like(self.op.planes), Signal.like(self.op.groups)
+        last_block = block == (op.blocks - 1)[: len(block)] if self._table_blocks > 1 else C(1)
+        last_plane, last_group = plane == op.planes - 1, group == op.groups - 1
+        first_block, last = block == 0, last_block & last_plane
+        m.d.comb += [
+            self.tag.valid.eq(self.take), self.tag.first.eq(first_block & (plane == 0)),
+            self.tag.plane.eq(first_block & (plane != 0)), self.tag.last.eq(self.take & last),
+            self.tag.final.eq(self.take & last & last_group),
+        ]
+        with m.If(self.take):
+            m.d.sync += block.eq(Mux(last_block, 0, block + 1))
+            with m.If(last_block):
+                m.d.sync += plane.eq(Mux(last_plane, 0, plane + 1))
+                with m.If(last_plane):
+                    m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+        return m
+
+
+class TileEngine(wiring.Component):
+    """Executes MATVEC: ``rows`` outputs of ``columns`` ternary weights per clock and tile.
+
+    With ``fill`` it first turns the activations into lookup tables; without, it uses those of the operation before.
+    Then it takes ``groups * planes * blocks`` tiles; blocks change fastest, then planes, most significant first.
+
+    A block RAM source sees ``tiles.ready`` always high: it must deliver the tiles of one ``fetch`` only, the first at
+    least three cycles after it.
+
+    Latency: `rtl.timing.engine_cycles`; one tile per cycle.
+
+    Parameters
+    ----------
+    config : geometry; an operation has at most ``embed_planes`` planes and ``table_blocks`` blocks.
+    primitives : see `GatedAdder`.
+
+    Members
+    -------
+    op : operations; ready while idle.
+    busy : an operation is under way.
+    activation : writes the activation buffer, one beat per clock.
+    fetch : tiles of an operation wanted.
+    tiles : tiles in the order of consumption.
+    starved : a tile could be taken but is not there.
+    write : elements; the address is that of the first divided by ``rows``.
+    result : peak of all elements of an operation.
+
+    Raises
+    ------
+    ValueError: see the parts.
+    """
+
+    def __init__(self, *, config: Config, primitives: str = "portable") -> None:
+        check_primitives(primitives)
+        self._config, self._primitives = config, primitives
+        super().__init__({
+            "op": In(stream.Signature(op_layout(Opcode.MATVEC))), "busy": Out(1),
+            "activation": In(write_port(int8s(config.lanes), ceil_log2(config.activation_depth))),
+            "fetch": Out(stream.Signature(FETCH)),
+            "tiles": In(stream.Signature(tile_layout(config.rows, config.codes))), "starved": Out(1),
+            "write": Out(write_port(elements(config.rows), ceil_log2(config.vector_depth * config.lanes // config.rows))),
+            "result": Out(stream.Signature(RESULT))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self._config
+        m.submodules.fill = fill = TableFill(
+            lanes=c.lanes, block_beats=c.block_beats, table_blocks=c.table_blocks, depth=c.activation_depth,
+            primitives=self._primitives)
+        m.submodules.peak = peak = Peak(rows=c.rows, primitives=self._primitives)
+        connect(m, flipped(self.activation), fill.activation)
+
+        op = Signal(op_layout(Opcode.MATVEC))
+        accept = self.op.valid & self.op.ready
+        m.d.comb += [
+            self.busy.eq(~self.op.ready), peak.clear.eq(accept),
+            fill.start.eq(accept & self.op.payload.fill), fill.source.eq(self.op.payload.src),
+            fill.blocks.eq(self.op.payload.blocks), self.fetch.payload.address.eq(op.address),
+            self.result.payload.register.eq(op.rd), self.result.payload.value.eq(peak.value),
+        ]
+        blocks = op.blocks[: ceil_log2(c.table_blocks + 1)]
+        m.d.comb += self.fetch.payload.tiles.eq(times_value(times_value(op.groups, op.planes), blocks))
+
+        m.submodules.counter = counter = TileCounter(table_blocks=c.table_blocks)
+        running, delay = Signal(), Signal(TABLE_READY_CYCLES)
+        ready = running & delay[-1]
+        m.d.sync += delay.eq(Mux(running, delay << 1 | 1, 0))
+        m.d.comb += [counter.op.eq(op), self.starved.eq(ready & ~self.tiles.valid)]
+        if c.weight_source == "ebr":
+            m.d.comb += [self.tiles.ready.eq(1), counter.take.eq(self.tiles.valid)]
+        else:
+            m.d.comb += [self.tiles.ready.eq(ready), counter.take.eq(self.tiles.valid & ready)]
+        self._rows(m, op, counter, fill, peak)
+
+        waiting = Signal()
+        m.d.comb += self.result.valid.eq(peak.done | waiting)
+        m.d.sync += waiting.eq(self.result.valid & ~self.result.ready)
+        with m.FSM(name="state"):
+            with m.State("IDLE"):
+                m.d.comb += self.op.ready.eq(1)
+                with m.If(accept):
+                    m.d.sync += [op.eq(self.op.payload), self.fetch.valid.eq(~self.op.payload.fill)]
+                    m.next = "RUN"
+                    with m.If(self.op.payload.fill):
+                        m.next = "FILL"
+            with m.State("FILL"):
+                with m.If(fill.done):
+                    m.d.sync += self.fetch.valid.eq(1)
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += running.eq(1)
+                with m.If(self.fetch.ready):
+                    m.d.sync += self.fetch.valid.eq(0)
+                with m.If(counter.tag.final):
+                    m.next = "DRAIN"
+            with m.State("DRAIN"):
+                with m.If(self.result.valid & self.result.ready):
+                    m.next = "IDLE"
+        return m
+
+    def _rows(self, m: Module, op: data.View, counter: TileCounter, fill: TableFill, peak: Peak) -> None:
+        """The datapath of every row, with the tags of its tiles beside it."""
+        c = self._config
+        tags = [counter.tag]
+        for stage in range(row_latency(c) + ACCUMULATOR_CYCLES):
+            tags.append(Signal(TAG, name=f"tag_{stage}"))
+            m.d.sync += tags[-1].eq(tags[-2])
+        dot_tag, element_tag = tags[row_latency(c)], tags[-1]
+        bits = accumulator_bits(c.columns * c.table_blocks, c.embed_planes)
+        half = Signal(bits)
+        m.d.sync += half.eq(1 << op.shift >> 1)
+        for row in range(c.rows):
+            m.submodules[f"row_{row}"] = engine = RowEngine(
+                codes=c.codes, table_blocks=c.table_blocks, primitives=self._primitives)
+            m.submodules[f"accumulator_{row}"] = accumulator = Accumulator(
+                dot_bits=sum_bits(c.codes), bits=bits, primitives=self._primitives)
+            connect(m, fill.write, engine.write)
+            m.d.comb += [
+                engine.codes.eq(self.tiles.payload[row]), engine.block.eq(counter.block),
+                accumulator.valid.eq(dot_tag.valid), accumulator.first.eq(dot_tag.first),
+                accumulator.plane.eq(dot_tag.plane), accumulator.dot.eq(engine.o),
+                accumulator.dot_negative.eq(engine.negative), accumulator.shift.eq(op.shift), accumulator.half.eq(half),
+                peak.elements[row].magnitude.eq(accumulator.magnitude),
+                peak.elements[row].negative.eq(accumulator.negative),
+                self.write.data[row].eq(
+                    Cat(accumulator.magnitude, 0) ^ accumulator.negative.replicate(ELEMENT_BITS)),
+            ]
+        m.d.comb += [peak.valid.eq(element_tag.last), peak.finish.eq(element_tag.final),
+                     self.write.enable.eq(element_tag.last)]
+        first = times(self.op.payload.dst, c.lanes // c.rows)
+        with m.If(self.op.ready):
+            m.d.sync += self.write.address.eq(first)
+        with m.Elif(element_tag.last):
+            m.d.sync += self.write.address.eq(self.write.address + 1)

@@ -1,0 +1,160 @@
+"""All lanes of the vector unit, and the pipeline of controls that steers them."""
+
+from amaranth import Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from rtl.config import ELEMENT_BITS
+from rtl.isa import SCALE_SHIFT_STEP, VectorFn
+from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
+from rtl.op_layout import ROTATION, elements
+from rtl.vector_lane import (
+    OPERAND_CONTROL,
+    OUTPUT_CONTROL,
+    ROTARY_SHIFT,
+    SHIFT_CONTROL,
+    SQUARE_BITS,
+    Addend,
+    VectorLane,
+    X,
+    Y,
+)
+from rtl.vector_slots import SLOT
+
+MODE = data.StructLayout({"fn": VectorFn, "embed": 1, "narrow": 1})
+
+
+class VectorLanes(wiring.Component):
+    """The lanes, with the selection of their operands, shifts and addends for each slot.
+
+    Latency: results 6 cycles after a slot's read (7 for embeddings); squares 3 cycles after it. A slot per cycle.
+
+    Parameters
+    ----------
+    lanes : elements per beat.
+    head_dim : elements per head.
+    embed_planes : trit planes of the embedding.
+
+    Members
+    -------
+    mode : function, constant during an operation; ``narrow`` saturates to int8.
+    slot : the slot whose beat is being read.
+    own : data of vector memory, one cycle after the slot.
+    embedding : codes, one cycle after the slot.
+    rotary : factors of ROTATE.
+    factor, steps, gate_steps : as `VectorScale` gives them.
+    o, o_key, o_valid, o_last : results, and what orders them by magnitude.
+    square, square_valid, square_last : squares of SQUARE.
+
+    Raises
+    ------
+    ValueError: ``lanes`` is no multiple of ``head_dim``, or ``head_dim`` is odd.
+    """
+
+    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int) -> None:
+        if lanes % head_dim:
+            raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
+        if head_dim % 2:
+            raise ValueError(f"head_dim {head_dim} must be even")
+        self._lanes, self._head_dim, self._segments = lanes, head_dim, lanes // head_dim
+        self._embed_offset = (3**embed_planes - 1) // 2
+        self._embed_bits = (3**embed_planes - 1).bit_length()
+        super().__init__({
+            "mode": In(MODE),
+            "slot": In(SLOT),
+            "own": In(elements(lanes)),
+            "embedding": In(data.ArrayLayout(unsigned(self._embed_bits), lanes)),
+            "rotary": In(data.ArrayLayout(ROTATION, head_dim // 2)),
+            "factor": In(data.ArrayLayout(unsigned(FACTOR_BITS), self._segments)),
+            "steps": In(data.ArrayLayout(unsigned(SHIFT_STEPS_BITS), self._segments)),
+            "gate_steps": In(data.ArrayLayout(unsigned(SHIFT_STEPS_BITS), 2)),
+            "o": Out(elements(lanes)),
+            "o_key": Out(data.ArrayLayout(unsigned(ELEMENT_BITS), lanes)),
+            "o_valid": Out(1),
+            "o_last": Out(1),
+            "square": Out(data.ArrayLayout(unsigned(SQUARE_BITS), lanes)),
+            "square_valid": Out(1),
+            "square_last": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # Stages: r read, e embedding code, d data, x operands, m product, s shifted, t total, o result.
+        e_slot, d_slot, x_slot, m_slot, s_slot, t_slot, o_slot = (
+            Signal(SLOT, name=f"{stage}_slot") for stage in "edxmsto")
+        is_fn = {fn: (self.mode.fn == fn) & ~self.mode.embed for fn in VectorFn}
+        before_d = Signal(SLOT)
+        m.d.comb += before_d.eq(Mux(self.mode.embed, e_slot, self.slot))
+        m.d.sync += [
+            e_slot.eq(self.slot), d_slot.eq(before_d), x_slot.eq(d_slot), m_slot.eq(x_slot),
+            # SQUARE passes its operand, which is held beside its product and needs no shift.
+            s_slot.eq(Mux(is_fn[VectorFn.SQUARE], x_slot, m_slot)),
+            t_slot.eq(s_slot), o_slot.eq(t_slot),
+        ]
+        m.d.comb += [
+            self.o_valid.eq(o_slot.finish), self.o_last.eq(o_slot.last),
+            self.square_valid.eq(m_slot.valid & is_fn[VectorFn.SQUARE]),
+            self.square_last.eq(m_slot.last & is_fn[VectorFn.SQUARE]),
+        ]
+
+        operand, output = Signal(OPERAND_CONTROL), Signal(OUTPUT_CONTROL)
+        self._steer_operands(m, operand, before_d.second, is_fn)
+        shifts = self._steer_shifts(m, x_slot.second, is_fn)
+        addend = Mux(is_fn[VectorFn.ROTATE] & m_slot.second, Addend.TOTAL, Addend.ZERO)
+        held = is_fn[VectorFn.SQUARE] | is_fn[VectorFn.ADD]
+        m.d.sync += output.addend.eq(Mux(held, Addend.HELD, addend))
+        m.d.comb += output.narrow.eq(self.mode.narrow)
+
+        rotation = self._rotation(m, before_d.second)
+        for lane in range(self._lanes):
+            segment, element = divmod(lane, self._head_dim)
+            m.submodules[f"lane{lane}"] = unit = VectorLane(embed_bits=self._embed_bits + 1)
+            code = Signal(self._embed_bits, name=f"code{lane}", reset_less=True)
+            m.d.sync += code.eq(self.embedding[lane])
+            m.d.comb += [
+                unit.own.eq(self.own[lane]), unit.partner.eq(self.own[lane ^ 1]),
+                unit.embedding.eq(code - self._embed_offset), unit.rotation.eq(rotation[element]),
+                unit.factor.eq(self.factor[segment]),
+                unit.operand.eq(operand), unit.shift.eq(shifts[segment]), unit.output.eq(output),
+                self.square[lane].eq(unit.square), self.o[lane].eq(unit.o), self.o_key[lane].eq(unit.key),
+            ]
+        return m
+
+    def _steer_operands(self, m: Module, operand: Signal, second: Signal, is_fn: dict[VectorFn, Signal]) -> None:
+        m.d.sync += [operand.x.eq(X.OWN), operand.y.eq(Y.FACTOR)]
+        with m.If(self.mode.embed):
+            m.d.sync += operand.x.eq(X.EMBEDDING)
+        with m.Elif(is_fn[VectorFn.SQUARE]):
+            m.d.sync += operand.y.eq(Y.OWN)
+        with m.Elif(is_fn[VectorFn.ROTATE]):
+            m.d.sync += [operand.x.eq(Mux(second, X.PARTNER, X.OWN)), operand.y.eq(Y.ROTATION)]
+        with m.Elif(is_fn[VectorFn.GATE]):
+            m.d.sync += [operand.x.eq(Mux(second, X.SHIFTED, X.OWN)), operand.y.eq(Mux(second, Y.OWN, Y.POSITIVE))]
+
+    def _steer_shifts(self, m: Module, second: Signal, is_fn: dict[VectorFn, Signal]) -> list[Signal]:
+        """Shift control of each segment."""
+        shifts = []
+        for segment in range(self._segments):
+            steps = Signal(SHIFT_STEPS_BITS, name=f"x_steps{segment}")
+            shift = Signal(SHIFT_CONTROL, name=f"m_shift{segment}")
+            m.d.sync += [
+                steps.eq(self.steps[segment]),
+                shift.steps.eq(steps),
+                shift.carry.eq(is_fn[VectorFn.ROTATE] & second),
+                shift.clear.eq(is_fn[VectorFn.SQUARE]),
+            ]
+            with m.If(is_fn[VectorFn.ROTATE]):
+                m.d.sync += shift.steps.eq(ROTARY_SHIFT // SCALE_SHIFT_STEP)
+            with m.If(is_fn[VectorFn.GATE]):
+                m.d.sync += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
+            shifts.append(shift)
+        return shifts
+
+    def _rotation(self, m: Module, second: Signal) -> list[Signal]:
+        """Coefficient of each element of a head: the cosine, then minus or plus the sine."""
+        coefficients = []
+        for element in range(self._head_dim):
+            factors = self.rotary[element // 2]
+            coefficient = Signal(factors.cosine.shape(), name=f"coefficient{element}", reset_less=True)
+            m.d.sync += coefficient.eq(Mux(second, factors.sine if element % 2 else -factors.sine, factors.cosine))
+            coefficients.append(coefficient)
+        return coefficients

@@ -1,0 +1,111 @@
+"""Weight tiles in block RAM, read one per clock."""
+
+import numpy as np
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl.config import CODE_BITS, WORD_BITS, WORD_CODES, Config
+from rtl.op_layout import FETCH, load_port
+from rtl.tile_layout import SIGN, relative_signs, relative_words, tile_layout
+
+LOAD_BITS = 32
+
+
+class WeightMemory(wiring.Component):
+    """Delivers consecutive tiles from an address on.
+
+    The words hold plain codes for whoever loads them; signs become relative (`rtl.tile_layout`) on the way in. No
+    tile may be loaded while tiles are being read.
+
+    Latency: three cycles from ``fetch`` to the first tile, then one tile per cycle.
+
+    Parameters
+    ----------
+    config : geometry.
+    init : initial words of plain codes, uint64 [at most ``weight_depth`` tiles, rows * row_words].
+
+    Members
+    -------
+    fetch : address and number of tiles; ready while no tiles of an earlier request are left to read.
+    tiles : the tiles.
+    load : writes 36-bit words in two pieces, low 32 bits first; the address is ``tile | row | word | piece``.
+
+    Raises
+    ------
+    ValueError: the configuration keeps no weights in block RAM, or ``init`` has another shape.
+    """
+
+    def __init__(self, *, config: Config, init: np.ndarray) -> None:
+        c = config
+        if c.weight_depth < 2:
+            raise ValueError(f"weight_depth must be at least 2, got {c.weight_depth}")
+        if init.ndim != 2 or init.shape[0] > c.weight_depth or init.shape[1] != c.rows * c.row_words:
+            raise ValueError(f"init must be [at most {c.weight_depth}, {c.rows * c.row_words}], got {init.shape}")
+        self._config = c
+        self._init = relative_words(init.astype(np.uint64))
+        super().__init__({"fetch": In(stream.Signature(FETCH)),
+                          "tiles": Out(stream.Signature(tile_layout(c.rows, c.codes))), "load": In(load_port())})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self._config
+        left = Signal(FETCH["tiles"].shape)
+        valid = Signal(2)
+        advance = self.tiles.ready | ~valid[1]
+        address, step = Signal(range(c.weight_depth)), left != 0
+        next_address = Signal.like(address)
+        m.d.comb += [
+            self.fetch.ready.eq(~step), self.tiles.valid.eq(valid[1]),
+            next_address.eq(Mux(step, address + (step & advance), self.fetch.payload.address)),
+        ]
+        m.d.sync += address.eq(next_address)
+        with m.If(~step):
+            m.d.sync += left.eq(Mux(self.fetch.valid, self.fetch.payload.tiles, 0))
+        with m.Elif(advance):
+            m.d.sync += left.eq(left - 1)
+        with m.If(advance):
+            m.d.sync += valid.eq(Cat(step, valid[0]))
+
+        load = self._load(m)
+        for row in range(c.rows):
+            self._row(m, row, next_address, advance, load)
+        return m
+
+    def _load(self, m: Module) -> data.View:
+        """Assemble loaded words; the last register before the memories."""
+        c = self._config
+        word_bits, row_bits = ceil_log2(c.row_words), ceil_log2(c.rows)
+        layout = data.StructLayout({"enable": 1, "word": word_bits, "row": row_bits,
+                                    "tile": ceil_log2(c.weight_depth), "data": WORD_BITS})
+        load, low = Signal(layout), Signal(LOAD_BITS)
+        with m.If(self.load.enable & ~self.load.address[0]):
+            m.d.sync += low.eq(self.load.data)
+        plain = Cat(low, self.load.data)[:WORD_BITS]
+        codes = data.View(data.ArrayLayout(CODE_BITS, WORD_CODES), plain[: CODE_BITS * WORD_CODES])
+        signs = relative_signs([codes[code][SIGN] for code in range(WORD_CODES)])
+        relative = Cat((codes[code][:SIGN], signs[code]) for code in range(WORD_CODES))
+        m.d.sync += [load.enable.eq(self.load.enable & self.load.address[0]), load.data.eq(relative),
+                     Cat(load.word, load.row, load.tile).eq(self.load.address[1:])]
+        return load
+
+    def _row(self, m: Module, row: int, next_address: Signal, advance: Signal, load: data.View) -> None:
+        """The memories of one row, with their own copy of the address and their output register."""
+        c = self._config
+        address = Signal.like(next_address, name=f"address_{row}", attrs={"keep": 1})
+        m.d.sync += address.eq(next_address)
+        words = []
+        for word in range(c.row_words):
+            # Loading and reading exclude each other, so what a read sees during a write is left open.
+            memory = Memory(shape=WORD_BITS, depth=c.weight_depth,
+                            init=[int(value) for value in self._init[:, row * c.row_words + word]],
+                            attrs={"ram_style": "block", "no_rw_check": 1})
+            m.submodules[f"memory_{row}_{word}"] = memory
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [write.en.eq(load.enable & (load.row == row) & (load.word == word)),
+                         write.addr.eq(load.tile), write.data.eq(load.data), read.addr.eq(address), read.en.eq(advance)]
+            words.append(read.data[: CODE_BITS * WORD_CODES])
+        with m.If(advance):
+            m.d.sync += self.tiles.payload[row].eq(Cat(words)[: CODE_BITS * c.codes])

@@ -1,0 +1,261 @@
+"""The weight DMA: walks the weights of each token through SDRAM, ahead of the engine and across token boundaries."""
+
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.fifo import AsyncFIFO, AsyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from rtl.sdram_controller import COUNTERS, MemorySignature
+from rtl.sdram_parts import ADDRESS_BITS
+from rtl.sdram_units import Access, request_layout
+
+PASSES_BITS = 16
+REQUEST_DEPTH = 4
+HOST_REQUEST = data.StructLayout({"address": ADDRESS_BITS, "write": 1, "data": 32})
+STREAM_COUNTERS = data.StructLayout({
+    "stream_words": 32, "other_words": 32, "refresh_cycles": 32, "sdram_cycles": 32})
+
+
+class HostSignature(wiring.Signature):
+    """Single words for the loader and the memory test.
+
+    Members
+    -------
+    request : reads and writes of 32-bit words, done in order, ahead of the next burst of weights.
+    response : one word per read. The next request waits until it is taken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"request": Out(stream.Signature(HOST_REQUEST)), "response": In(stream.Signature(32))})
+
+
+class Reservation(wiring.Component):
+    """Counts the free words of a queue, so that nothing is requested that could not be kept.
+
+    Parameters
+    ----------
+    capacity_words : words of the queue.
+    burst_words : most words taken at once.
+
+    Members
+    -------
+    take, words : reserve so many words; only while ``enough``.
+    give : a word left the queue.
+    enough : a whole burst is free.
+    all_free : nothing is reserved.
+    """
+
+    def __init__(self, *, capacity_words: int, burst_words: int) -> None:
+        self._capacity_words = capacity_words
+        self._burst_words = burst_words
+        super().__init__({
+            "take": In(1), "words": In(burst_words.bit_length()), "give": In(1), "enough": Out(1), "all_free": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        free = Signal(range(self._capacity_words + 1), init=self._capacity_words)
+        m.d.sync += free.eq(free - Mux(self.take, self.words, 0) + self.give)
+        m.d.comb += [self.enough.eq(free >= self._burst_words), self.all_free.eq(free == self._capacity_words)]
+        return m
+
+
+class PassWalker(wiring.Component):
+    """Cuts passes over one region into bursts that end where aligned blocks of ``burst_words`` end.
+
+    Latency: 2 cycles from ``start`` to the first burst. Throughput: a burst in 2 cycles.
+
+    Parameters
+    ----------
+    burst_words : most words of a burst.
+
+    Members
+    -------
+    start : begin; ``base_words``, ``pass_words`` and ``passes`` (each at least one) are taken in this cycle.
+    active : bursts remain.
+    address, words, valid, ready : the next burst.
+    """
+
+    def __init__(self, *, burst_words: int) -> None:
+        self._burst_words = burst_words
+        super().__init__({
+            "start": In(1), "base_words": In(ADDRESS_BITS), "pass_words": In(ADDRESS_BITS),
+            "passes": In(PASSES_BITS), "active": Out(1), "address": Out(ADDRESS_BITS),
+            "words": Out(burst_words.bit_length()), "valid": Out(1), "ready": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        base, length, left = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
+        passes = Signal(PASSES_BITS)
+        block_left = Signal.like(self.words)
+        last = Signal()
+        m.d.comb += [
+            block_left.eq(self._burst_words - self.address[:self._burst_words.bit_length() - 1]),
+            last.eq(left == self.words),
+        ]
+        with m.FSM() as fsm:
+            with m.State("IDLE"):
+                m.d.sync += [
+                    base.eq(self.base_words), length.eq(self.pass_words), passes.eq(self.passes),
+                    self.address.eq(self.base_words), left.eq(self.pass_words)]
+                with m.If(self.start):
+                    m.next = "SIZE"
+            with m.State("SIZE"):
+                m.d.sync += self.words.eq(Mux(left < block_left, left, block_left))
+                m.next = "OFFER"
+            with m.State("OFFER"):
+                m.d.comb += self.valid.eq(1)
+                with m.If(self.ready):
+                    m.d.sync += [self.address.eq(self.address + self.words), left.eq(left - self.words)]
+                    m.next = "SIZE"
+                    with m.If(last):
+                        m.d.sync += [self.address.eq(base), left.eq(length), passes.eq(passes - 1)]
+                        with m.If(passes == 1):
+                            m.next = "IDLE"
+        m.d.comb += self.active.eq(~fsm.ongoing("IDLE"))
+        return m
+
+
+class Snapshot(wiring.Component):
+    """Carries a wide, changing value into the engine domain, consistent in all its bits.
+
+    A request toggles across, the source latches and toggles back, the copy is taken: at most about
+    ``4 + 4 * engine_hz / source_hz`` engine cycles old.
+
+    Parameters
+    ----------
+    width : bits.
+    source_domain : clock domain of ``i``.
+    """
+
+    def __init__(self, *, width: int, source_domain: str) -> None:
+        self._source_domain = source_domain
+        super().__init__({"i": In(width), "o": Out(width)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        source = self._source_domain
+        latched = Signal.like(self.i)
+        asked, asked_there, answered, answered_here = Signal(), Signal(), Signal(), Signal()
+        m.submodules.ask = FFSynchronizer(asked, asked_there, o_domain=source)
+        m.submodules.answer = FFSynchronizer(answered, answered_here, o_domain="sync")
+        with m.If(asked_there != answered):
+            m.d[source] += [latched.eq(self.i), answered.eq(asked_there)]
+        with m.If(answered_here == asked):
+            m.d.sync += [self.o.eq(latched), asked.eq(~asked)]
+        return m
+
+
+class WeightStream(wiring.Component):
+    """Delivers the 32-bit words of ``passes`` walks over a region of SDRAM, and serves single words to the host.
+
+    Words are requested as far ahead as the queue has room, through the end of a pass into the next one. The engine
+    clock must be at least half the SDRAM clock for full speed; any ratio is correct.
+
+    Parameters
+    ----------
+    burst_words : words of a request, as in the controller; a power of two.
+    fifo_words : words of the queue; a power of two, at least two bursts.
+    sdram_domain : clock domain of ``memory``.
+
+    Members
+    -------
+    start : begin a walk; only while ``idle``.
+    stop : abandon it. ``o`` falls silent at once, and ``idle`` rises when everything requested has come and is gone.
+    base_words, pass_words, passes : first word, words of a pass (at least 1), number of passes (at least 1); read
+        with ``start``.
+    idle : no walk, no word requested or kept.
+    o : the words, low half of each from the lower half-word address.
+    host : see ``HostSignature``.
+    counters : free-running; words read for the stream and for the host, clocks spent on refresh, clocks.
+    memory : the controller's port, in ``sdram_domain``.
+
+    Raises
+    ------
+    ValueError: a size is out of range.
+    """
+
+    def __init__(self, *, burst_words: int = 64, fifo_words: int = 2048, sdram_domain: str = "sdram") -> None:
+        if burst_words < 2 or burst_words & (burst_words - 1):
+            raise ValueError(f"burst_words must be a power of two from 2 up, got {burst_words}")
+        if fifo_words < 2 * burst_words or fifo_words & (fifo_words - 1):
+            raise ValueError(f"fifo_words must be a power of two of at least {2 * burst_words}, got {fifo_words}")
+        self._burst_words = burst_words
+        self._fifo_words = fifo_words
+        self._sdram_domain = sdram_domain
+        super().__init__({
+            "start": In(1), "stop": In(1), "base_words": In(ADDRESS_BITS), "pass_words": In(ADDRESS_BITS),
+            "passes": In(PASSES_BITS), "idle": Out(1), "o": Out(stream.Signature(32)),
+            "host": In(HostSignature()), "counters": Out(STREAM_COUNTERS),
+            "memory": In(MemorySignature(burst_words=burst_words))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        walker = PassWalker(burst_words=self._burst_words)
+        m.submodules.walker = ResetInserter(self.stop)(walker)
+        m.submodules.reservation = reservation = Reservation(
+            capacity_words=self._fifo_words, burst_words=self._burst_words)
+        m.submodules.words = words = AsyncFIFOBuffered(
+            width=32, depth=self._fifo_words, r_domain="sync", w_domain=self._sdram_domain)
+        stopping = Signal()
+
+        m.d.comb += [
+            walker.start.eq(self.start), walker.base_words.eq(self.base_words),
+            walker.pass_words.eq(self.pass_words), walker.passes.eq(self.passes),
+            self.o.payload.eq(words.r_data), self.o.valid.eq(words.r_rdy & ~stopping),
+            words.r_en.eq(self.o.ready | stopping), reservation.give.eq(words.r_rdy & words.r_en),
+            words.w_data.eq(self.memory.data.word), words.w_en.eq(self.memory.data.valid & self.memory.data.stream),
+            self.idle.eq(~walker.active & reservation.all_free & ~stopping),
+        ]
+        with m.If(self.stop):
+            m.d.sync += stopping.eq(1)
+        with m.Elif(reservation.all_free):
+            m.d.sync += stopping.eq(0)
+        self._request(m, walker, reservation)
+        self._count(m)
+        return m
+
+    def _request(self, m: Module, walker: PassWalker, reservation: Reservation) -> None:
+        """Merge host and walker into one request queue; return the host's words beside the stream's."""
+        layout = request_layout(self._burst_words)
+        m.submodules.requests = requests = AsyncFIFO(
+            width=layout.size, depth=REQUEST_DEPTH, r_domain=self._sdram_domain, w_domain="sync")
+        m.submodules.responses = responses = AsyncFIFO(
+            width=32, depth=2, r_domain="sync", w_domain=self._sdram_domain)
+        host, request = self.host.request, Signal(layout)
+        reading = Signal()                     # a host read is under way: its response has a place waiting
+        burst_ready = Signal()
+        m.d.comb += [
+            host.ready.eq(requests.w_rdy & ~reading),
+            burst_ready.eq(walker.valid & reservation.enough & ~(host.valid & ~reading)),
+            walker.ready.eq(requests.w_rdy & burst_ready),
+            reservation.take.eq(walker.ready), reservation.words.eq(walker.words),
+            requests.w_en.eq(burst_ready | host.valid & ~reading), requests.w_data.eq(request),
+            request.data.eq(host.payload.data),
+            self.memory.request.payload.eq(requests.r_data), self.memory.request.valid.eq(requests.r_rdy),
+            requests.r_en.eq(self.memory.request.ready),
+            responses.w_data.eq(self.memory.data.word),
+            responses.w_en.eq(self.memory.data.valid & ~self.memory.data.stream),
+            self.host.response.payload.eq(responses.r_data), self.host.response.valid.eq(responses.r_rdy),
+            responses.r_en.eq(self.host.response.ready),
+        ]
+        with m.If(host.valid & ~reading):
+            m.d.comb += [
+                request.address.eq(host.payload.address), request.words.eq(1),
+                request.access.eq(Mux(host.payload.write, Access.WRITE, Access.OTHER_READ))]
+        with m.Else():
+            m.d.comb += [request.address.eq(walker.address), request.words.eq(walker.words),
+                         request.access.eq(Access.STREAM_READ)]
+        with m.If(host.valid & host.ready):
+            m.d.sync += reading.eq(~host.payload.write)
+        with m.Elif(responses.r_rdy & responses.r_en):
+            m.d.sync += reading.eq(0)
+
+    def _count(self, m: Module) -> None:
+        """The controller's counters, as of the last snapshot."""
+        m.submodules.snapshot = snapshot = Snapshot(width=COUNTERS.size, source_domain=self._sdram_domain)
+        counters = data.View(COUNTERS, snapshot.o)
+        m.d.comb += [
+            snapshot.i.eq(Cat(self.memory.counters)),
+            self.counters.stream_words.eq(counters.stream_words), self.counters.other_words.eq(counters.other_words),
+            self.counters.refresh_cycles.eq(counters.refresh_cycles), self.counters.sdram_cycles.eq(counters.cycles)]

@@ -1,0 +1,163 @@
+"""Attention with its cache against the golden model, one operation after another."""
+
+from dataclasses import replace
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import FallingEdge, RisingEdge
+
+from rtl.config import CONFIGS, Config
+from rtl.timing import attention_cycles
+from sim.golden import attend
+from tests.bench import STALL_PATTERNS, StreamMonitor, parameters, seed, start
+
+TIMEOUT_CYCLES = 4000
+
+
+def pack(values: np.ndarray, bits: int) -> int:
+    """Little-endian fields of signed values."""
+    return sum((int(value) & (1 << bits) - 1) << bits * index for index, value in enumerate(values))
+
+
+def unpack(word: int, bits: int, count: int) -> list[int]:
+    """Signed fields of a word."""
+    fields = [word >> bits * index & (1 << bits) - 1 for index in range(count)]
+    return [field - (field >> bits - 1 << bits) for field in fields]
+
+
+class History:
+    """Keys and values of one slot, and the queries that meet them."""
+
+    def __init__(self, rng: np.random.Generator, config: Config, style: str, positions: int) -> None:
+        shape = (positions, config.lanes)
+        self.query = rng.integers(-127, 128, (config.query_groups, config.lanes))
+        self.keys, self.values = rng.integers(-127, 128, (2, *shape))
+        self.query_exponent = int(rng.integers(0, 8))
+        self.key_exponents = rng.integers(0, 6, positions)
+        self.value_exponents = rng.integers(0, 12, positions)
+        match style:
+            case "extreme":
+                self.query = np.full_like(self.query, 127)
+                self.keys, self.values = rng.choice([-128, 127], (2, *shape))
+                self.keys[rng.integers(positions)] = 127
+                self.query_exponent = int(rng.choice([0, 7, 11, 15]))
+                self.key_exponents = rng.choice([0, 3, 11, 15], positions)
+                self.value_exponents = rng.choice([0, 15], positions)
+            case "flat":
+                self.keys = np.zeros_like(self.keys)
+                self.values = np.full_like(self.values, int(rng.choice([-128, 127])))
+                self.value_exponents = np.full_like(self.value_exponents, 11)
+            case "sparse":
+                self.keys[rng.random(shape) < 0.9] = 0
+                self.query_exponent = 3
+
+    def expected(self, config: Config) -> tuple[np.ndarray, list[Any]]:
+        """Beats and scalars of the golden model."""
+        return attend(self.query, self.query_exponent, self.keys, self.key_exponents, self.values,
+                      self.value_exponents, config)
+
+
+class Bench:
+    """The device, and everything that it wrote."""
+
+    def __init__(self, dut: Any, config: Config) -> None:
+        self.dut, self.config = dut, config
+        self.beats: list[tuple[int, list[int]]] = []
+        for port in ("op__valid", "query__enable", "write__enable", "result__ready"):
+            getattr(dut, port).value = 0
+        dut.position.value = 0
+
+    async def watch(self) -> None:
+        """Record memory writes."""
+        while True:
+            await RisingEdge(self.dut.clk)
+            if self.dut.memory_write__enable.value:
+                beat = unpack(int(self.dut.memory_write__data.value), 18, self.config.lanes)
+                self.beats.append((int(self.dut.memory_write__address.value), beat))
+
+    async def fill(self, history: History, slot: int) -> None:
+        """Write the cache and the queries."""
+        dut = self.dut
+        dut.write__slot.value = slot
+        dut.write__enable.value = 1
+        halves = ((0, history.keys, history.key_exponents), (1, history.values, history.value_exponents))
+        for value, data, exponents in halves:
+            dut.write__value.value = value
+            for position in range(len(data)):
+                dut.position.value = position
+                dut.write__data.value = pack(data[position], 8)
+                dut.write__exponent.value = int(exponents[position])
+                await RisingEdge(dut.clk)
+        dut.write__enable.value = 0
+        dut.query__exponent.value = history.query_exponent
+        dut.query__enable.value = 1
+        for group, data in enumerate(history.query):
+            dut.query__address.value = group
+            dut.query__data.value = pack(data, 8)
+            await RisingEdge(dut.clk)
+        dut.query__enable.value = 0
+
+    async def attend(self, slot: int, dst: int, rd: int, pattern: str, pattern_seed: int) -> tuple[int, list[int]]:
+        """Run one operation: busy cycles and results."""
+        dut = self.dut
+        results = StreamMonitor(dut, "result", pattern=pattern, seed=pattern_seed)
+        dut.op__payload.value = slot | dst << 8 | rd << 16
+        dut.op__valid.value = 1
+        await RisingEdge(dut.clk)
+        assert dut.op__ready.value, "an idle unit must take an operation"
+        dut.op__valid.value = 0
+        receive = cocotb.start_soon(results.receive(self.config.heads_parallel, timeout_cycles=TIMEOUT_CYCLES))
+        cycles = 0
+        while True:
+            await FallingEdge(dut.clk)
+            assert dut.op__ready.value == (not dut.busy.value), "ready must mean idle"
+            if not dut.busy.value:
+                break
+            cycles += 1
+            assert cycles < TIMEOUT_CYCLES, "busy did not fall"
+        assert receive.done(), "busy fell before the last result"
+        await RisingEdge(dut.clk)
+        return cycles, receive.result()
+
+
+@cocotb.test()
+async def matches_golden(dut: Any) -> None:
+    """Every beat, sum and cycle count equals the golden model's, whatever a case before left behind."""
+    given = parameters()
+    config = replace(CONFIGS[given["config"]], **given["replace"])
+    rng = np.random.default_rng(seed())
+    bench = Bench(dut, config)
+    await start(dut)
+    cocotb.start_soon(bench.watch())
+    styles = ("random", "extreme", "flat", "sparse")
+    for case in range(given["cases"]):
+        style, pattern = styles[case % 4], STALL_PATTERNS[case // 2 % 3]
+        last = int(rng.choice([0, 1, rng.integers(config.context), config.context - 1]))
+        last = {0: 0, 1: config.context - 1}.get(case, last)
+        slot, dst = int(rng.integers(config.kv_slots)), int(rng.integers(config.vector_depth - config.query_groups))
+        rd = int(rng.integers(31 - config.heads_parallel))
+        where = f"seed {seed()} case {case} {style} position {last} stalls {pattern}"
+        history = History(rng, config, style, last + 1)
+        beats, sums = history.expected(config)
+        bench.beats.clear()
+        await bench.fill(history, slot)
+        cycles, results = await bench.attend(slot, dst, rd, pattern, case)
+
+        assert [address for address, _ in bench.beats] == list(range(dst, dst + config.query_groups)), where
+        for group, (_, beat) in enumerate(bench.beats):
+            for lane, value in enumerate(beat):
+                expected = int(beats[group, lane])
+                assert value == expected, f"{where}: group {group} lane {lane} is {value}, expected {expected}"
+        for head, (word, scalar) in enumerate(zip(results, sums, strict=True)):
+            register, value, exponent = word & 31, word >> 5 & (1 << 36) - 1, unpack(word >> 41, 9, 1)[0]
+            assert register == rd + head, f"{where}: head {head} goes to register {register}, expected {rd + head}"
+            value_exponent = value.bit_length() - 16
+            mantissa = value >> value_exponent if value_exponent >= 0 else value << -value_exponent
+            actual = (mantissa, value_exponent + exponent)
+            expected = (scalar.mantissa, scalar.exponent)
+            assert actual == expected, f"{where}: head {head} sum is {actual}, expected {expected}"
+        predicted = attention_cycles(config, last)
+        assert cycles == predicted if pattern == "none" else cycles >= predicted, (
+            f"{where}: busy for {cycles} cycles, predicted {predicted}")
+        dut._log.info("%s: %d cycles", where, cycles)

@@ -1,0 +1,322 @@
+"""Random chains of vector and scalar operations, run back to back, then all state compared with the golden model."""
+
+import random
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.triggers import RisingEdge
+
+from rtl import timing
+from rtl.config import Config
+from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
+from sim import fixed
+from sim.golden import Golden
+from tests.bench import StreamDriver, parameters, start
+from tests.test_vector import CONFIGS
+
+PEAK, SUM, BLOCK, UP_PEAK = 26, 27, 28, 29     # registers of values whose ranges operations rely on
+ENGINE_REGISTERS, ATTENTION_REGISTERS = (20, 21), (22, 23)
+FREE = range(20)
+PORT = {Opcode.VECTOR: "vector_op", Opcode.EMBED: "embed_op", Opcode.SCALAR: "scalar_op"}
+CYCLES = {Opcode.VECTOR: timing.vector_cycles, Opcode.EMBED: timing.embed_cycles, Opcode.SCALAR: timing.scalar_cycles}
+COMMON_BITS = 10
+TIMEOUT_CYCLES = 3000
+
+
+def pack(values: Any, bits: int) -> int:
+    """Integers side by side, first lowest."""
+    return sum((int(value) & (1 << bits) - 1) << bits * i for i, value in enumerate(values))
+
+
+def unpack(word: int, bits: int, count: int) -> np.ndarray:
+    """Signed integers from a word."""
+    fields = [word >> bits * i & (1 << bits) - 1 for i in range(count)]
+    return np.array([field - (field >> bits - 1 << bits) for field in fields])
+
+
+def scalar_word(scalar: fixed.Scalar) -> int:
+    """A scalar as a register holds it."""
+    return scalar.mantissa | (scalar.exponent & 511) << 16
+
+
+class Model(Golden):
+    """The golden model with random state instead of an image's."""
+
+    def __init__(self, config: Config, rng: random.Random) -> None:
+        self._rng = rng
+        self._source = np.random.default_rng(rng.getrandbits(32))
+        offset = (3**config.embed_planes - 1) // 2
+        codes = self._source.integers(0, 2 * offset + 1, (config.vocab, config.embed_beats, config.lanes))
+        angles = self._source.uniform(-np.pi, np.pi, config.head_dim // 2)
+        angles[: rng.randrange(2)] = rng.choice((0, np.pi))
+        super().__init__(SimpleNamespace(
+            config=config, program=[], matrices=dict, embedding=lambda: codes - offset,
+            rotary=lambda: fixed.rotary_table(config.context_log2, config.head_dim, 1e4)))
+        self.codes = codes
+        self.factors = tuple(np.rint(f(angles) * (1 << fixed.ROTARY_FRACTION)).astype(int) for f in (np.cos, np.sin))
+        self.token, self.position = rng.randrange(config.vocab), 3
+        self.temperature = self.scalars[30] = self.random_scalar()
+        for beat in self.vector:
+            beat[:] = self.random_beat()
+
+    def random_scalar(self) -> fixed.Scalar:
+        """Any mantissa, and an exponent that lanes can use, or hardly."""
+        return fixed.Scalar(self._rng.randrange(1 << 15, 1 << 16), self._rng.choice((-15, -20, -28)) + self._rng.randrange(-9, 10))
+
+    def random_beat(self) -> np.ndarray:
+        """Zero, of a random bit length, or of extreme elements."""
+        kind, size = self._rng.randrange(8), self.config.lanes
+        if kind == 0:
+            return np.zeros(size, int)
+        if kind == 1:
+            return self._source.choice([-(1 << 17), (1 << 17) - 1], size)
+        limit = 1 << self._rng.randrange(18)
+        return self._source.integers(-limit, limit, size)
+
+
+class Chain:
+    """Random operations, each possible after those before; the model has executed them when they are yielded."""
+
+    def __init__(self, model: Model, rng: random.Random) -> None:
+        self.model, self.rng = model, rng
+
+    def operations(self) -> Iterator[list[Op]]:
+        """Groups of operations that belong together."""
+        while True:
+            group = self.rng.choice((self._vector, self._vector, self._gate, self._block, self._embed, self._scalar))()
+            state = (self.model.vector.copy(), list(self.model.scalars))
+            try:
+                for op in group:
+                    self.model._execute(0, op)
+            except OverflowError:
+                self.model.vector[:], self.model.scalars = state
+                continue
+            yield group
+
+    def _place(self, beats: int) -> tuple[int, int, int]:
+        """Two sources and a destination that is one of them or apart from both."""
+        depth = self.model.config.vector_depth
+        src, src2, free = self.rng.sample(range(0, depth - 8, 8), 3)
+        src, src2, free = (at + self.rng.randrange(9 - beats) for at in (src, src2, free))
+        return src, src2, self.rng.choice((src, src2, free))
+
+    def _op(self, fn: VectorFn, target: Target, **fields: int) -> Op:
+        src, src2, dst = self._place(fields["beats"])
+        if target == Target.ACTIVATION:
+            dst = self.rng.randrange(self.model.config.activation_depth - fields["beats"] + 1)
+        if target == Target.QUERY:
+            dst = self.rng.randrange(self.model.config.query_groups)
+        if target in (Target.KEY, Target.VALUE):
+            dst = self.rng.randrange(self.model.config.kv_slots)
+        random_fields = {"src": src, "src2": src2, "dst": dst, "ra": self._register(), "rb": SUM, "rc": 24,
+                         "rd": self.rng.choice(FREE), "segmented": 0}
+        return Op(Opcode.VECTOR, fields={"fn": fn, "target": target, **random_fields, **fields})
+
+    def _register(self) -> int:
+        return self.rng.choice((*FREE, 30, NO_SCALAR))
+
+    def _vector(self) -> list[Op]:
+        fn = self.rng.choice((VectorFn.SCALE, VectorFn.SCALE, VectorFn.ADD, VectorFn.SQUARE, VectorFn.ROTATE))
+        target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
+        beats, segments = self.rng.randrange(1, 7), self.model.config.segments
+        if fn == VectorFn.SCALE and self.rng.randrange(2):
+            beats = min(beats, len(FREE) // segments)
+            ra = self.rng.randrange(len(FREE) - beats * segments + 1)
+            return [self._op(fn, target, beats=beats, ra=ra, segmented=1)]
+        return [self._op(fn, target, beats=beats)]
+
+    def _gate(self) -> list[Op]:
+        """GATE after two operations that leave the peaks of its inputs."""
+        target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
+        gate = self._op(VectorFn.GATE, target, beats=self.rng.randrange(1, 7), ra=PEAK, rb=UP_PEAK)
+        peaks = [self._op(fn, Target.NONE, beats=gate.beats, src=src, ra=NO_SCALAR, rd=rd, dst=0)
+                 for fn, src, rd in ((VectorFn.SQUARE, gate.src, PEAK), (VectorFn.SCALE, gate.src2, UP_PEAK))]
+        return [*self.rng.sample(peaks, 2), gate]
+
+    def _block(self) -> list[Op]:
+        """A block-scaled write, with the peak and the block scale before it."""
+        target = self.rng.choice((Target.QUERY, Target.KEY, Target.VALUE))
+        write = self._op(VectorFn.SCALE, target, beats=1, ra=BLOCK)
+        peak = self._op(VectorFn.SQUARE, Target.NONE, beats=1, src=write.src, rd=PEAK)
+        one = {"rb": NO_SCALAR, "mantissa": fixed.ONE.mantissa, "exponent": fixed.ONE.exponent}
+        return [peak, Op(Opcode.SCALAR, fields={"fn": ScalarFn.BLOCK, "ra": PEAK, "rd": BLOCK, **one}), write]
+
+    def _embed(self) -> list[Op]:
+        beats = self.rng.randrange(1, self.model.config.embed_beats + 1)
+        return [Op(Opcode.EMBED, fields={
+            "dst": self._place(beats)[0], "beats": beats, "ra": self._register(), "rd": self.rng.choice(FREE)})]
+
+    def _scalar(self) -> list[Op]:
+        scalar = self.model.random_scalar()
+        return [Op(Opcode.SCALAR, fields={
+            "fn": self.rng.choice(tuple(ScalarFn)), "ra": self._register(), "rb": self._register(),
+            "rd": self.rng.choice(FREE), "mantissa": scalar.mantissa, "exponent": scalar.exponent})]
+
+
+class Machine:
+    """The device under test: starts operations, records what leaves it, reads and writes its state."""
+
+    def __init__(self, dut: Any, model: Model, config: Config) -> None:
+        self.dut, self.model, self.config = dut, model, config
+        self.cycle = 0
+        self.written: dict[tuple[str, int], np.ndarray] = {}
+        for port in (*PORT.values(), "engine", "attention"):
+            getattr(dut, f"{port}__valid").value = 0
+        for port in ("rows", "beats", "look", "scalar"):
+            getattr(dut, f"{port}__enable").value = 0
+
+    async def watch(self) -> None:
+        """Count cycles, answer reads of the embedding, record writes to the targets."""
+        dut, lanes = self.dut, self.config.lanes
+        rows = self.model.codes.reshape(-1, lanes)
+        code_bits = self.config.embed_bits
+        while True:
+            await RisingEdge(dut.clk)
+            self.cycle += 1
+            if dut.embedding__enable.value:
+                dut.embedding__data.value = pack(rows[int(dut.embedding__address.value)], code_bits)
+            for port in ("activation", "query"):
+                if getattr(dut, f"{port}__enable").value:
+                    values = unpack(int(getattr(dut, f"{port}__data").value), 8, lanes)
+                    self.written[port, int(getattr(dut, f"{port}__address").value)] = values
+            if dut.query__enable.value:
+                self.written["query_exponent", 0] = np.array([int(dut.query__exponent.value)])
+            if dut.cache__enable.value:
+                values = unpack(int(dut.cache__data.value), 8, lanes)
+                where = int(dut.cache__value.value), int(dut.cache__slot.value)
+                self.written["cache", 2 * where[1] + where[0]] = np.array([*values, int(dut.cache__exponent.value)])
+
+    async def load(self) -> None:
+        """Write the model's state: vector memory half by rows and half by beats, scalars through a result stream."""
+        dut, c = self.dut, self.config
+        for beat, values in enumerate(self.model.vector):
+            if beat % 2:
+                dut.beats__enable.value, dut.beats__address.value = 1, beat
+                dut.beats__data.value = pack(values, 18)
+                await RisingEdge(dut.clk)
+                dut.beats__enable.value = 0
+            else:
+                for group in range(c.lanes // c.rows):
+                    dut.rows__enable.value, dut.rows__address.value = 1, beat * (c.lanes // c.rows) + group
+                    dut.rows__data.value = pack(values[group * c.rows :][: c.rows], 18)
+                    await RisingEdge(dut.clk)
+                dut.rows__enable.value = 0
+        cosine, sine = self.model.factors
+        dut.rotary.value = pack([v for pair in zip(cosine, sine, strict=True) for v in pair], 16)
+        dut.token.value = self.model.token
+        dut.temperature.value = scalar_word(self.model.temperature)
+        engine = StreamDriver(dut, "engine")
+        for register in range(30):
+            scalar = self.model.random_scalar()
+            self.model.scalars[register] = scalar
+            await engine.send([result_word(register, scalar.mantissa, scalar.exponent)])
+
+    async def run(self, ops: list[Op], *, exact: bool) -> None:
+        """Start operations back to back and check how long each takes."""
+        starts = []
+        for op in ops:
+            name = PORT[op.opcode]
+            getattr(self.dut, f"{name}__payload").value = op.encode() >> COMMON_BITS
+            getattr(self.dut, f"{name}__valid").value = 1
+            await self._until(lambda name=name: getattr(self.dut, f"{name}__ready").value, op)
+            starts.append(self.cycle)
+            getattr(self.dut, f"{name}__valid").value = 0
+        await RisingEdge(self.dut.clk)
+        await self._until(lambda: not int(self.dut.busy.value), ops[-1])
+        starts.append(self.cycle)
+        for op, begin, end in zip(ops, starts, starts[1:], strict=False):
+            took, expected = end - begin - 1, CYCLES[op.opcode](self.config, op)
+            assert took == expected or (not exact and took > expected), f"{op}: {took} cycles, expected {expected}"
+
+    async def _until(self, condition: Any, op: Op) -> None:
+        for _ in range(TIMEOUT_CYCLES):
+            await RisingEdge(self.dut.clk)
+            if condition():
+                return
+        raise AssertionError(f"{op} hangs")
+
+    async def _read(self, port: str, address: int) -> int:
+        getattr(self.dut, f"{port}__enable").value = 1
+        getattr(self.dut, f"{port}__address").value = address
+        await RisingEdge(self.dut.clk)
+        getattr(self.dut, f"{port}__enable").value = 0
+        await RisingEdge(self.dut.clk)
+        return int(getattr(self.dut, f"{port}__data").value)
+
+    async def compare(self, ops: list[Op]) -> None:
+        """All state the model has against what the device has or wrote."""
+        context = "\n".join(map(str, ops))
+        model = self.model
+        for beat, expected in enumerate(model.vector):
+            check(f"vector memory beat {beat}", unpack(await self._read("look", beat), 18, len(expected)), expected, context)
+        for register in range(30):
+            word = await self._read("scalar", register)
+            check(f"S({register})", np.array([word]), np.array([scalar_word(model.scalars[register])]), context)
+        state = {"activation": model.activation, "query": model.query, "query_exponent": [model.query_exponent]}
+        for (port, address), values in self.written.items():
+            if port == "cache":
+                slot, target = address >> 1, (Target.KEY, Target.VALUE)[address & 1]
+                expected = np.array([*model.cache[target][slot, model.position],
+                                     model.cache_exponents[target][slot, model.position]])
+            else:
+                expected = np.atleast_1d(state[port][address])
+            check(f"{port} {address}", values, expected, context)
+        targets = {op.target for op in ops if op.opcode == Opcode.VECTOR}
+        for target, port in ((Target.ACTIVATION, "activation"), (Target.QUERY, "query"), (Target.KEY, "cache")):
+            assert target not in targets or any(name == port for name, _ in self.written), f"no write to {port}\n{context}"
+
+
+def check(what: str, actual: np.ndarray, expected: np.ndarray, context: str) -> None:
+    """Compare exactly; name the first difference."""
+    for index, (left, right) in enumerate(zip(actual, expected, strict=True)):
+        assert left == right, f"{what}[{index}]: got {left}, expected {right}, after\n{context}"
+
+
+def result_word(register: int, value: int, exponent: int) -> int:
+    """A RESULT as one integer."""
+    return register | value << 5 | (exponent & 511) << 41
+
+
+async def disturb(dut: Any, model: Model, port: str, registers: tuple[int, int], pattern: str, rng: random.Random) -> None:
+    """Results of another unit, in registers that operations leave alone."""
+    driver = StreamDriver(dut, port, pattern=pattern, seed=rng.getrandbits(32))
+    while True:
+        value, exponent = rng.getrandbits(rng.randrange(37)), rng.randrange(-50, 50)
+        register = rng.choice(registers)
+        await driver.send([result_word(register, value, exponent)])
+        normal = fixed.normalise(value)
+        model.scalars[register] = fixed.Scalar(normal.mantissa, normal.exponent + exponent)
+
+
+@cocotb.test()
+async def random_chains(dut: Any) -> None:
+    """Functions, targets, register hazards between neighbours, and cycle counts."""
+    settings = parameters()
+    config, pattern = CONFIGS[settings["config"]], settings["pattern"]
+    for seed in range(settings["seeds"]):
+        cocotb.log.info("seed %d", seed)
+        rng = random.Random(seed)
+        model = Model(config, rng)
+        machine = Machine(dut, model, config)
+        if seed == 0:
+            await start(dut)
+        watcher = cocotb.start_soon(machine.watch())
+        await machine.load()
+        chain = Chain(model, rng).operations()
+        for _ in range(settings["chains"]):
+            others = []
+            if pattern != "none":
+                others = [cocotb.start_soon(disturb(dut, model, port, registers, pattern, rng)) for port, registers in
+                          (("engine", ENGINE_REGISTERS), ("attention", ATTENTION_REGISTERS))]
+            ops = [op for _ in range(rng.randrange(1, 5)) for op in next(chain)]
+            await machine.run(ops, exact=pattern == "none")
+            for other in others:
+                other.cancel()
+            dut.engine__valid.value = dut.attention__valid.value = 0
+            await RisingEdge(dut.clk)
+            await RisingEdge(dut.clk)
+            await machine.compare(ops)
+        watcher.cancel()

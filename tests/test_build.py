@@ -1,0 +1,245 @@
+"""The build: clock settings, arguments, netlist accounting, reports, and whole builds of a small design."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from amaranth import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from boards import BOARDS
+from boards.clocks import Clocks
+from boards.ecp5_pll import PHASE_DETECTOR_HZ, PHASE_STEPS, VCO_HZ, PllOutput, pll_settings
+from boards.ulx3s import OSCILLATOR_HZ
+from host.errors import TritloomError
+from rtl import build
+from rtl.build_flow import BITSTREAM, ENGINE, REPORT, Build
+from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
+from rtl.build_report import clocks, worst_path
+from rtl.config import CONFIGS, TINY
+from rtl.sdram_controller import PinsSignature
+from tests.shapes import synthetic_image
+
+ULX3S = BOARDS["ulx3s"]
+
+
+@pytest.mark.parametrize("mhz", [
+    (125, 125, 62.5, 50), (137.5, 137.5, 68.75, 55), (75, 50), (100, 50), (87.5,), (12.5, 25)])
+@pytest.mark.parametrize("phase", [0, 90, 180, 270])
+def test_pll_dividers_make_exactly_the_frequencies(mhz: tuple[float, ...], phase: int) -> None:
+    """Recomputes every output from the dividers: catches a wrong feedback formula and phases of the wrong output."""
+    outputs = {f"clock{index}": PllOutput(value * 1e6, phase if index == 1 else 0) for index, value in enumerate(mhz)}
+    settings = pll_settings(25e6, outputs)
+    detector_hz = 25e6 / settings.input_divider
+    vco_hz = detector_hz * settings.feedback_divider * settings.output_dividers[0]
+    assert PHASE_DETECTOR_HZ[0] <= detector_hz <= PHASE_DETECTOR_HZ[1]
+    assert VCO_HZ[0] <= vco_hz <= VCO_HZ[1]
+    for index, output in enumerate(outputs.values()):
+        divider = settings.output_dividers[index]
+        assert vco_hz / divider == output.hz, (index, settings)
+        lag = settings.coarse_phases[index] - (divider - 1) + settings.fine_phases[index] / PHASE_STEPS
+        assert abs(lag / divider * 360 - output.phase_degrees) <= 360 / divider / PHASE_STEPS / 2, (index, settings)
+
+
+@pytest.mark.parametrize(("input_mhz", "mhz", "message"), [
+    (25, (71.3,), "no PLL setting makes clock0 71.3 MHz from 25 MHz; nearest: "),
+    (25, (500,), "clock clock0 500 MHz is outside 3.125 MHz..400 MHz"),
+    (4, (50,), "PLL input 4 MHz is outside 8 MHz..400 MHz"),
+    (25, (50, 50, 50, 50, 50), "a PLL has 1 to 4 outputs, asked for 5"),
+])
+def test_pll_names_what_it_cannot_make(input_mhz: float, mhz: tuple[float, ...], message: str) -> None:
+    """A frequency that is only nearly right would be a board that does not match its report."""
+    with pytest.raises(ValueError, match="^" + message):
+        pll_settings(input_mhz * 1e6, {f"clock{index}": PllOutput(value * 1e6) for index, value in enumerate(mhz)})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_board_clocks_can_be_made(name: str) -> None:
+    """Every configuration has clocks on the board, and SDRAM runs at exactly twice the engine's frequency."""
+    domains = ULX3S.clocks[name]
+    made = dict(zip(domains.outputs, domains.settings(OSCILLATOR_HZ).output_hz, strict=True))
+    assert {domain: made[domain] for domain in domains.required_hz} == domains.required_hz
+    assert domains.has_sdram == (CONFIGS[name].weight_source == "sdram")
+    if domains.has_sdram:
+        assert made["sdram"] == made["sdram_chip"] == 2 * made["sync"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--board", "icestick"], "there is no board 'icestick'; choose ulx3s"),
+    (["--board", "ulx3s", "--device", "100F"], "there is no device '100F'; choose 12F, 25F, 45F, 85F"),
+    (["--board", "ulx3s", "--config", "huge"], "there is no configuration 'huge'; choose resident, stream, tiny"),
+    (["--board", "ulx3s", "--persist"], "--persist needs --flash"),
+    (["--board", "ulx3s", "--model", "no/such/model"], "no/such/model: no such model directory"),
+    (["--board", "ulx3s", "--config", "tiny", "--model", "models/stories1m"], "tiny"),
+])
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """No traceback, exit status 1, and no bitstream that could be taken for the one asked for."""
+    monkeypatch.setattr(sys, "argv", ["build", *arguments, "-o", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        build.main()
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1, error
+    assert not (tmp_path / BITSTREAM).exists()
+
+
+def test_image_of_another_geometry_is_refused(tmp_path: Path) -> None:
+    """An image for other hardware would load and then answer nonsense."""
+    synthetic_image("tiny").save(tmp_path / "image")
+    with pytest.raises(TritloomError, match="resident"):
+        build.image_for(CONFIGS["resident"], tmp_path / "image")
+
+
+def test_flash_tells_why_it_failed(tmp_path: Path) -> None:
+    """What openFPGALoader prints must reach the user as one line."""
+    with pytest.raises(TritloomError) as error:
+        build.flash(ULX3S, tmp_path / "missing.bit", persist=False)
+    assert "\n" not in str(error.value)
+
+
+def test_failing_tool_is_named_with_its_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first error line counts: the last ones are often only its consequences."""
+    fake = tmp_path / "fake-yosys"
+    fake.write_text("#!/bin/sh\necho 'ERROR: no such cell'\necho 'ERROR: later'\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("YOSYS", str(fake))
+    with pytest.raises(TritloomError, match=r"^yosys failed: no such cell \(log: .*build.log\)$"):
+        small_build(tmp_path / "out").run()
+
+
+def carry_chain(length: int, *, carry_in: int | str, read_carry_out: bool) -> dict[str, Any]:
+    """A netlist of one carry chain; nets 100.. are its carries."""
+    directions = {"CIN": "input", "COUT": "output", "S0": "output"}
+    cells = {f"add{index}": {
+        "type": "CCU2C", "port_directions": dict(directions),
+        "connections": {"CIN": [100 + index if index else carry_in], "COUT": [101 + index], "S0": [200 + index]},
+    } for index in range(length)}
+    outputs = [100 + length] if read_carry_out else [200]
+    return {"modules": {"top": {"attributes": {"top": "1"}, "cells": cells,
+                                "ports": {"o": {"direction": "output", "bits": outputs}}}}}
+
+
+@pytest.mark.parametrize(("carry_in", "read_carry_out", "dropped", "sites"), [
+    ("0", False, 1, 8), ("x", False, 1, 6), ("x", True, 0, 8), (7, True, 0, 10)])
+def test_carry_feeds_are_counted_and_unused_ones_dropped(
+        carry_in: int | str, read_carry_out: bool, dropped: int, sites: int) -> None:
+    """Dropping a carry that is read would break an adder; missing a feed would flatter the report."""
+    netlist = carry_chain(3, carry_in=carry_in, read_carry_out=read_carry_out)
+    assert drop_unused_carries(netlist) == dropped
+    cells = top_module(netlist)["cells"]
+    assert [cells[f"add{index}"]["connections"]["COUT"] for index in range(2)] == [[101], [102]]
+    assert cells["add2"]["connections"]["COUT"] == (["x"] if dropped else [103])
+    assert lut_sites(top_module(netlist)) == sites
+
+
+def test_clocks_are_found_by_the_pins_of_the_pll() -> None:
+    """nextpnr calls a clock by any of its aliases: matching by name would mix up two domains."""
+    netlist = {"modules": {"top": {
+        "attributes": {"top": "1"},
+        "cells": {"pll": {"type": "EHXPLLL", "connections": {"CLKOP": [5], "CLKOS": [6]}}},
+        "netnames": {"pll.sync_clk": {"bits": [5]}, "soc.clk": {"bits": [5]}, "soc.cpu_clk": {"bits": [6]}}}}}
+    report = {"fmax": {"$glbnet$soc.clk": {"achieved": 80.126}, "soc.cpu_clk": {"achieved": 49.9}}}
+    found = clocks(report, netlist, {"sync": 75e6, "cpu": 50e6}, ("sync", "cpu"))
+    assert (found["sync"].achieved_mhz, found["sync"].met) == (80.13, True)
+    assert (found["cpu"].achieved_mhz, found["cpu"].met) == (49.9, False)
+    with pytest.raises(TritloomError, match="timed no path of clock cpu"):
+        clocks({"fmax": {"soc.clk": {"achieved": 80}}}, netlist, {"cpu": 50e6}, ("sync", "cpu"))
+
+
+def test_worst_path_names_signals_of_the_source() -> None:
+    """Cells of the netlist have names that nobody wrote; the path must show those that somebody did."""
+    def piece(delay: float, cell: str, **extra: Any) -> dict[str, Any]:
+        return {"delay": delay, "type": "logic", "to": {"cell": cell}, **extra}
+    path = [piece(0.5, "soc.sum_TRELLIS_FF_Q"),
+            piece(1.0, "x", net="soc.sum_LUT4_Z_1", sources=["/share/a.v", "sum.py:7"]),
+            piece(0.25, "x", net="soc.next[3]")]
+    report = {"critical_paths": [{"from": "posedge other", "to": "posedge clk", "path": path[:1]},
+                                 {"from": "posedge clk", "to": "posedge clk", "path": path}]}
+    assert worst_path(report, "clk") == ["    1.50 ns  soc.sum (sum.py:7)", "    1.75 ns  soc.next[3]"]
+
+
+class SmallEngine(wiring.Component):
+    """Stands where the tile engine stands: a multiplier and two adders."""
+
+    i: In(16)
+    o: Out(32)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        square, total = Signal(32), Signal(32)
+        m.d.sync += [square.eq(self.i * self.i), total.eq(total + square), self.o.eq(total ^ (total * 5)[7:])]
+        return m
+
+
+class SmallCore(wiring.Component):
+    """Holds the engine."""
+
+    o: Out(8)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.engine = engine = SmallEngine()
+        count = Signal(24)
+        m.d.sync += count.eq(count + 1)
+        m.d.comb += [engine.i.eq(count), self.o.eq(engine.o[-8:])]
+        return m
+
+
+class SmallSoc(wiring.Component):
+    """A design with the ports and clock domains of the accelerator that routes in seconds."""
+
+    verilog_files = ()
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__({"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8),
+                          "sdram": Out(PinsSignature())})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.core = core = SmallCore()
+        m.d.cpu += self.uart_tx.eq(self.uart_rx)
+        m.d.sdram += [self.sdram.a.eq(self.sdram.a + 1), self.sdram.dq_oe.eq(self.sdram.a[3]),
+                      self.sdram.dq_o.eq(self.sdram.dq_i + 1)]
+        m.d.comb += self.leds.eq(core.o)
+        return m
+
+
+def small_build(folder: Path, *, sync_mhz: float = 50) -> Build:
+    """A build of the small design for the smallest device, with all clock domains."""
+    domains = Clocks(sync_hz=sync_mhz * 1e6, cpu_hz=50e6, has_sdram=True, chip_phase_degrees=180)
+    return Build(board=replace(ULX3S, clocks={"tiny": domains}), device="12F", config=TINY,
+                 read_image=partial(synthetic_image, "tiny"), make_soc=SmallSoc, seed=1, folder=folder)
+
+
+def test_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
+    """All tools in a row; the LUT count of the netlist must be what nextpnr places, but for its two constants."""
+    job = small_build(tmp_path)
+    assert job.run() == tmp_path / BITSTREAM
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert set(report) >= {"board", "device", "config", "resources", "lut4_per_mac", "clocks", "seconds", "versions",
+                           "hashes"}
+    assert set(report["clocks"]) == {"sync", "cpu", "sdram"}
+    assert report["clocks"]["sdram"]["required_mhz"] == 100
+    assert all(clock["achieved_mhz"] >= clock["required_mhz"] for clock in report["clocks"].values())
+    netlist_sites = lut_sites(top_module(job.netlist)) + lut_sites(job.netlist["modules"][ENGINE])
+    assert 0 <= report["resources"]["LUT4"] - netlist_sites <= 2, report["resources"]
+    assert report["lut4_per_mac"] == round(report["engine_lut4"] / TINY.macs, 2)
+    assert set(report["hashes"]) == {"firmware", "image", "design", "bitstream"}
+    assert (tmp_path / BITSTREAM).stat().st_size > 10_000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_missed_timing_fails_and_shows_the_path(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A bitstream that misses its clock must not exist, not even from an earlier build."""
+    (tmp_path / BITSTREAM).write_bytes(b"from an earlier build")
+    with pytest.raises(TritloomError, match=r"^timing missed: sync reaches [\d.]+ of 200 MHz"):
+        small_build(tmp_path, sync_mhz=200).run()
+    assert "soc.core.engine" in capsys.readouterr().out
+    assert not (tmp_path / BITSTREAM).exists()
+    assert json.loads((tmp_path / REPORT).read_text())["clocks"]["sync"]["required_mhz"] == 200

@@ -1,0 +1,61 @@
+"""The whole SoC: tokens through the serial port, every value and every cycle as golden model and compiler say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from host.checkpoint import synthetic_checkpoint
+from host.compiler import compile_checkpoint
+from host.image import Image
+from host.importer import load_checkpoint
+from rtl.config import RESIDENT, STREAM
+from sim.soc.top import SimulatedSoc
+from tests.bench import run_bench
+from tests.shapes import SHAPES, STORIES, synthetic_image
+
+
+def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int, temperature: float = 0.0,
+        seed: int = 0) -> None:
+    """Generate on the simulated SoC under the eyes of `tests.cocotb_soc`."""
+    path = folder / f"{name}.img"
+    image.save(path)
+    plusargs = []
+    if image.stream_words:
+        weights = folder / f"{name}.sdram"
+        weights.write_bytes(image.sections["stream"].tobytes())
+        plusargs.append(f"+sdram_image={weights}")
+    soc = SimulatedSoc(config=image.config, image=image)
+    parameters = {"image": str(path), "prompt": prompt, "count": count, "temperature": temperature, "seed": seed}
+    run_bench(soc, module="tests.cocotb_soc", name=name, parameters=parameters, sources=soc.verilog_sources,
+              plusargs=plusargs, optimise="-O1")
+
+
+def test_tiny_equals_golden(tmp_path: Path) -> None:
+    """Anything wrong anywhere, found in the fastest configuration."""
+    run(synthetic_image("tiny"), tmp_path, "soc_tiny", prompt=[1, 300, 44], count=10)
+
+
+def test_tiny_samples_like_golden(tmp_path: Path) -> None:
+    """Noise, temperature or seed that reach the sampler differently than the golden model."""
+    run(synthetic_image("tiny"), tmp_path, "soc_tiny", prompt=[1], count=8, temperature=1.3, seed=12345)
+
+
+def test_resident_equals_golden_with_the_shipped_model(tmp_path: Path) -> None:
+    """The configuration of the demo: eight tokens of a story, every layer."""
+    image = compile_checkpoint(load_checkpoint(STORIES), RESIDENT)
+    run(image, tmp_path, "soc_resident", prompt=[1, 403], count=8)
+
+
+def test_stream_equals_golden(tmp_path: Path) -> None:
+    """Weights that come from SDRAM in another order, or not at all, under refresh."""
+    shape = replace(SHAPES["stream"], hidden=80, feed_forward=160, layers=2)
+    run(compile_checkpoint(synthetic_checkpoint(shape), STREAM), tmp_path, "soc_stream", prompt=[1, 7], count=8)
+
+
+@pytest.mark.parametrize("name", ["resident", "stream"])
+def test_image_of_another_geometry_is_refused_by_the_simulator(name: str) -> None:
+    """Gateware built around an image that was compiled for something else."""
+    other = {"resident": RESIDENT, "stream": STREAM}[name]
+    with pytest.raises(Exception, match="compile the model for it"):
+        SimulatedSoc(config=other, image=synthetic_image("tiny"))

@@ -1,0 +1,102 @@
+"""The vector unit with its memory and the scalar registers, against the golden model."""
+
+from dataclasses import replace
+
+import pytest
+from amaranth import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from rtl.config import RESIDENT, TINY, Config
+from rtl.isa import Opcode
+from rtl.op_layout import (
+    RESULT,
+    ROTATION,
+    SCALAR,
+    cache_write_port,
+    elements,
+    int8s,
+    op_layout,
+    query_port,
+    read_port,
+    write_port,
+)
+from rtl.scalar_unit import ScalarUnit
+from rtl.vector_memory import VectorMemory
+from rtl.vector_unit import VectorUnit
+from tests.bench import run_bench
+
+# One head per beat, wide embedding codes, block RAM, and a row count that does not divide by shifting.
+NARROW = replace(TINY, name="narrow", lanes=12, rows=4, head_dim=12, vector_depth=80, embed_planes=5, embed_beats=2)
+CONFIGS = {"tiny": TINY, "narrow": NARROW, "resident": RESIDENT}
+
+
+class VectorBench(wiring.Component):
+    """Vector memory, vector unit and scalar unit; an operation starts when both units are idle."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        lanes, depth = config.lanes, config.vector_depth
+        codes = data.ArrayLayout(config.embed_bits, lanes)
+        super().__init__({
+            "vector_op": In(stream.Signature(op_layout(Opcode.VECTOR))),
+            "embed_op": In(stream.Signature(op_layout(Opcode.EMBED))),
+            "scalar_op": In(stream.Signature(op_layout(Opcode.SCALAR))),
+            "busy": Out(2),
+            "engine": In(stream.Signature(RESULT)),
+            "attention": In(stream.Signature(RESULT)),
+            "rows": In(write_port(elements(config.rows), ceil_log2(depth * lanes // config.rows))),
+            "beats": In(write_port(elements(lanes), ceil_log2(depth))),
+            "look": In(read_port(elements(lanes), ceil_log2(depth))),
+            "scalar": In(read_port(SCALAR, 5)),
+            "temperature": In(SCALAR),
+            "embedding": Out(read_port(codes, ceil_log2(config.vocab * config.embed_beats))),
+            "token": In(16),
+            "rotary": In(data.ArrayLayout(ROTATION, config.head_dim // 2)),
+            "activation": Out(write_port(int8s(lanes), ceil_log2(config.activation_depth))),
+            "query": Out(query_port(lanes)),
+            "cache": Out(cache_write_port(lanes))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        c = self.config
+        m.submodules.memory = memory = VectorMemory(lanes=c.lanes, rows=c.rows, depth=c.vector_depth)
+        m.submodules.unit = unit = VectorUnit(
+            lanes=c.lanes, head_dim=c.head_dim, vector_depth=c.vector_depth, activation_depth=c.activation_depth,
+            vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes)
+        m.submodules.scalars = scalars = ScalarUnit()
+        idle = Signal()
+        m.d.comb += [idle.eq(~(unit.busy | scalars.busy)), self.busy[0].eq(unit.busy), self.busy[1].eq(scalars.busy)]
+        for port, op in ((self.vector_op, unit.op), (self.embed_op, unit.embed), (self.scalar_op, scalars.op)):
+            m.d.comb += [op.payload.eq(port.payload), op.valid.eq(port.valid & idle), port.ready.eq(op.ready & idle)]
+        for port, inner in ((self.rows, memory.write_rows), (self.beats, memory.write_beats[1]),
+                            (self.look, memory.read[1]), (self.engine, scalars.results[0]),
+                            (self.attention, scalars.results[2]), (self.scalar, scalars.read[1]),
+                            (self.embedding, unit.embedding), (self.activation, unit.activation),
+                            (self.query, unit.query), (self.cache, unit.cache)):
+            wiring.connect(m, wiring.flipped(port), inner)
+        wiring.connect(m, unit.memory_read, memory.read[0])
+        wiring.connect(m, unit.memory_write, memory.write_beats[0])
+        wiring.connect(m, unit.scalar_read, scalars.read[0])
+        wiring.connect(m, unit.result, scalars.results[1])
+        m.d.comb += [
+            unit.token.eq(self.token), unit.rotary.eq(self.rotary), scalars.temperature.eq(self.temperature)]
+        return m
+
+
+@pytest.mark.parametrize(("name", "pattern", "seeds"), [
+    ("tiny", "none", 10), ("tiny", "random", 5), ("tiny", "worst", 5), ("narrow", "none", 5), ("narrow", "worst", 5),
+    ("resident", "none", 2)])
+def test_random_operations_match_the_golden_model(name: str, pattern: str, seeds: int) -> None:
+    """Every function and target, back to back; catches wrong rounding, saturation, hazards and cycle counts."""
+    config = CONFIGS[name]
+    run_bench(VectorBench(config), module="tests.cocotb_vector", name=f"vector_{name}",
+              parameters={"config": name, "pattern": pattern, "seeds": seeds, "chains": 12 if name != "resident" else 6})
+
+
+@pytest.mark.parametrize("rows", [3, 8])
+def test_rows_must_divide_lanes(rows: int) -> None:
+    """A group of rows that straddles beats has no write enable."""
+    with pytest.raises(ValueError, match=f"multiple of rows {rows}"):
+        VectorMemory(lanes=20, rows=rows, depth=64)
