@@ -8,6 +8,7 @@ from amaranth.vendor import LatticeECP5Platform
 
 from boards import ulx3s
 from boards.clocks import Clocks
+from boards.sdram_pads import SDRAMPads
 from rtl.sdram_parts import SDRAMPart
 
 
@@ -23,6 +24,7 @@ class Board:
     clocks : frequencies by configuration.
     baud_hz : rate of the serial port.
     sdram : the chip on the board.
+    sdram_io_cycles : `sdram` clocks that the pad registers add to the way to the chip and back.
     top : makes the top from ``soc=`` and ``clocks=``.
     """
 
@@ -33,10 +35,12 @@ class Board:
     clocks: Mapping[str, Clocks]
     baud_hz: int
     sdram: SDRAMPart
+    sdram_io_cycles: int
     top: Callable[..., Elaboratable]
 
 
 BOARDS = {board.name: board for board in (
     Board(name="ulx3s", devices=ulx3s.DEVICES, default_device="85F", default_devices={"tiny": "12F"},
-          clocks=ulx3s.CLOCKS, baud_hz=ulx3s.BAUD_HZ, sdram=ulx3s.SDRAM_PART, top=ulx3s.ULX3STop),
+          clocks=ulx3s.CLOCKS, baud_hz=ulx3s.BAUD_HZ, sdram=ulx3s.SDRAM_PART,
+          sdram_io_cycles=SDRAMPads.IO_CYCLES, top=ulx3s.ULX3STop),
 )}

@@ -4,6 +4,8 @@
 
 #include "csr.h"
 
+#define CRC_START 0xffffffffu
+
 /* A request as it came off the wire; the body is aligned so that its words can be used in place. */
 struct request {
     uint8_t type;
@@ -11,8 +13,6 @@ struct request {
     uint32_t length; /* bytes of the body */
     const uint32_t *body;
 };
-
-uint32_t crc_word(uint32_t crc, uint32_t word);
 
 /* Takes received bytes until a valid frame is complete; false if there is none yet. Repeats are answered here. */
 bool link_poll(struct request *request);

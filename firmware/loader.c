@@ -1,7 +1,6 @@
 #include "loader.h"
 
 #define ADDRESS_MASK 0x0fffffffu
-#define CRC_START 0xffffffffu
 
 static struct {
     bool open;
@@ -85,13 +84,17 @@ static void store_words(uint32_t address, const uint32_t *words, uint32_t count)
 {
     bool sdram = address >> 28 == SPACE_SDRAM;
     CSR_LOAD_ADDRESS = address;
+    CSR_CRC = transfer.crc;
     for (uint32_t at = 0; at < count; at++) {
         CSR_LOAD_DATA = words[at];
-        transfer.crc = crc_word(transfer.crc, words[at]);
+        CSR_CRC_WORD = words[at];
     }
+    transfer.crc = CSR_CRC;
     if (sdram) {
+        CSR_CRC = transfer.sdram_crc;
         for (uint32_t at = 0; at < count; at++)
-            transfer.sdram_crc = crc_word(transfer.sdram_crc, words[at]);
+            CSR_CRC_WORD = words[at];
+        transfer.sdram_crc = CSR_CRC;
         transfer.sdram_words += count;
     }
     transfer.loaded_words += count;
@@ -138,15 +141,16 @@ void load_data(const struct request *request)
 static bool read_back(uint32_t *crc)
 {
     CSR_LOAD_ADDRESS = transfer.sdram_first;
-    *crc = CRC_START;
+    CSR_CRC = CRC_START;
     for (uint32_t at = 0; at < transfer.sdram_words; at++) {
-        *crc = crc_word(*crc, CSR_READ_DATA);
+        CSR_CRC_WORD = CSR_READ_DATA;
         if ((at & 63u) == 0) {
             CSR_WATCHDOG = 1;
             if (memory_silent())
                 return false;
         }
     }
+    *crc = CSR_CRC;
     return !memory_silent();
 }
 
@@ -165,7 +169,7 @@ void load_end(const struct request *request)
         reply_code(CODE_CRC, ~transfer.crc);
         return;
     }
-    uint32_t crc;
+    uint32_t crc = 0;
     if (!read_back(&crc) || crc != transfer.sdram_crc) {
         reply_code(CODE_MEMORY, ~crc);
         return;

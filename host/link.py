@@ -291,9 +291,11 @@ class Link:
         """The reply to the pending request, or a NAK, or None after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while (frame := self._next_frame(deadline)) is not None:
-            if frame.kind in UNSOLICITED and frame.kind != Message.NAK:
+            if frame.kind == Message.NAK:
+                return frame
+            if frame.kind in UNSOLICITED:
                 self._events.append(frame)
-            elif frame.kind == Message.NAK or frame.kind == message | REPLY and frame.sequence == self._sequence and frame.body:
+            elif frame.kind == message | REPLY and frame.sequence == self._sequence and frame.body:
                 return frame
         return None
 

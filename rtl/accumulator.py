@@ -1,14 +1,16 @@
 """Combines the sums of a row's column blocks and trit planes, and rounds the result to an element."""
 
-from amaranth import C, Module, Mux, Signal, signed, unsigned
+from amaranth import C, Module, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.adder_tree import ACTIVATION_MAX
 from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
 from rtl.config import ELEMENT_BITS
+from rtl.right_shift import RightShift
 
 SHIFT_BITS = 4
+FINE_SHIFTS = 4            # the low half of the shift; the high half counts in these
 MAGNITUDE_BITS = ELEMENT_BITS - 1
 
 
@@ -81,22 +83,23 @@ class Accumulator(wiring.Component):
     def _shift(self, m: Module, rounded: Signal) -> None:
         """Shift right by 0 to 3, then by a multiple of four; a magnitude that does not fit becomes all ones."""
         sign = rounded[-1]
-        width = max(self._bits, MAGNITUDE_BITS + (1 << SHIFT_BITS) - 4)
-        wide = Signal(signed(width + 3))
-        fine, magnitude, overflow = Signal(width), Signal(MAGNITUDE_BITS), Signal()
+        width = max(self._bits, MAGNITUDE_BITS + 1)
+        m.submodules.fine = fine = RightShift(width=width, out_width=width, step=1, primitives=self._primitives)
+        m.submodules.coarse = coarse = RightShift(
+            width=width, out_width=MAGNITUDE_BITS, step=FINE_SHIFTS, primitives=self._primitives)
+        overflow = Signal()
         m.d.comb += [
-            wide.eq(rounded),
-            fine.eq(Mux(self.shift[1], Mux(self.shift[0], wide[3:], wide[2:]), Mux(self.shift[0], wide[1:], wide))),
+            fine.i.eq(rounded), fine.select.eq(self.shift[:2]),
+            coarse.i.eq(fine.o), coarse.select.eq(self.shift[2:]), coarse.invert.eq(sign),
         ]
-        with m.Switch(self.shift[2:]):
-            for coarse in range(4):
-                with m.Case(coarse):
-                    shifted = fine[4 * coarse :]
-                    above = shifted[MAGNITUDE_BITS : max(self._bits - 4 * coarse, MAGNITUDE_BITS)]
-                    m.d.comb += [magnitude.eq(shifted ^ sign.replicate(MAGNITUDE_BITS)),
-                                 overflow.eq((above ^ sign.replicate(len(above))).any())]
+        with m.Switch(coarse.select):
+            for select in range(FINE_SHIFTS):
+                above = fine.o[FINE_SHIFTS * select + MAGNITUDE_BITS :]
+                if len(above):
+                    with m.Case(select):
+                        m.d.comb += overflow.eq(above != sign.replicate(len(above)))
         with m.If(overflow):
             m.d.sync += self.magnitude.eq(C(-1, unsigned(MAGNITUDE_BITS)))
         with m.Else():
-            m.d.sync += self.magnitude.eq(magnitude)
+            m.d.sync += self.magnitude.eq(coarse.o)
         m.d.sync += self.negative.eq(sign)

@@ -104,7 +104,7 @@ class Attention(wiring.Component):
         # A stage is the number of cycles since the address of its position was given: that of the key in the first
         # pass, that of the score in the second.
         score = OPERAND_CYCLES + 1 + score_cycles(c.head_dim)
-        probability = 1 + EXP2_CYCLES + 1
+        probability = 1 + 2 + EXP2_CYCLES
         accumulate = probability + OPERAND_CYCLES + 1
         m.submodules.keys = keys = Walk(index_bits=c.context_log2)
         m.submodules.scores = scores = Walk(index_bits=c.context_log2)
@@ -129,7 +129,7 @@ class Attention(wiring.Component):
             lanes.key.eq(self.cache.key), lanes.value.eq(self.cache.value), lanes.weigh.eq(second),
             lanes.clear.eq(self._start), lanes.accumulate.eq(weighed[accumulate]),
         ]
-        key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES], weighed[probability - 1])
+        key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES - 1], weighed[probability - 1])
         totals = self._heads(m, lanes, scores, key_exponent, shift, keyed[score], weighed[probability])
         self._finish(m, op, lanes, totals, top, score_final[probability], score_final[accumulate])
         return m
@@ -146,6 +146,7 @@ class Attention(wiring.Component):
     def _exponents(self, m: Module, keyed: Value, weigh: Value) -> tuple[Signal, Signal, Signal]:
         """Exponent of a product of query and key, greatest exponent of the values, shift of a weight."""
         query_exponent = Signal(EXPONENT_BITS)
+        key_exponent = Signal(EXPONENT_BITS, reset_less=True)
         sum_exponent = Signal(EXPONENT_BITS + 1, reset_less=True)
         product_exponent = Signal.like(sum_exponent)
         value_exponent = Signal(EXPONENT_BITS, reset_less=True)
@@ -157,8 +158,8 @@ class Attention(wiring.Component):
         with m.If(self.query.enable):
             m.d.sync += query_exponent.eq(self.query.exponent)
         m.d.sync += [
-            sum_exponent.eq(query_exponent + self.cache.key_exponent), product_exponent.eq(sum_exponent),
-            value_exponent.eq(self.cache.value_exponent), shift.eq(top - read.data),
+            key_exponent.eq(self.cache.key_exponent), sum_exponent.eq(query_exponent + key_exponent),
+            product_exponent.eq(sum_exponent), value_exponent.eq(self.cache.value_exponent), shift.eq(top - read.data),
         ]
         m.d.comb += [
             write.en.eq(keyed), write.addr.eq(self._count(m, keyed, name="exponent_write")),

@@ -90,7 +90,7 @@ class HeadScore(wiring.Component):
 class HeadWeight(wiring.Component):
     """Softmax numerator of one head: the greatest score, then probabilities, their sum, and weights of values.
 
-    Latency: ``1 + EXP2_CYCLES`` from ``stored`` to its probability, one more to ``weight``; one value per cycle.
+    Latency: ``2 + EXP2_CYCLES`` from ``stored`` to its probability, two more to ``weight``; one value per cycle.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class HeadWeight(wiring.Component):
     clear : forget the greatest score and the sum.
     score, score_valid : a score that counts towards the greatest.
     stored : a score to be weighted, from the second cycle after the last ``score_valid`` on.
-    probability_valid : the probability of the ``stored`` of ``1 + EXP2_CYCLES`` ago counts towards the sum.
+    probability_valid : the probability of the ``stored`` of ``2 + EXP2_CYCLES`` ago counts towards the sum.
     shift : right shift from that probability to its weight.
     weight : rounded half up.
     total : sum of the probabilities.
@@ -122,14 +122,17 @@ class HeadWeight(wiring.Component):
         m.submodules.exp2 = exp2 = Exp2Negative()
         lowest = -1 << ELEMENT_BITS - 1
         greatest = Signal(signed(ELEMENT_BITS), init=lowest)
+        own = Signal(signed(ELEMENT_BITS), reset_less=True)
         distance = Signal(ELEMENT_BITS, reset_less=True)
         # One bit below the weight is kept, so that rounding is one increment.
         shifted = Signal(PROBABILITY_BITS + 1, reset_less=True)
         m.d.sync += [
-            distance.eq(greatest - self.stored),
+            own.eq(self.stored),
+            distance.eq(greatest - own),
             shifted.eq((exp2.probability << 1) >> self.shift),
+            self.weight.eq((shifted + 1) >> 1),
         ]
-        m.d.comb += [exp2.distance.eq(distance), self.weight.eq((shifted + 1) >> 1)]
+        m.d.comb += exp2.distance.eq(distance)
         with m.If(self.clear):
             m.d.sync += [greatest.eq(lowest), self.total.eq(0)]
         with m.Else():

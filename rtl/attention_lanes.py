@@ -14,8 +14,8 @@ from rtl.op_layout import elements, int8s, query_port
 class AttentionLanes(wiring.Component):
     """One multiplier per query group and lane: queries times keys, or weights times values.
 
-    Latency: an operand meets its multiplier one cycle after it is given, the product follows one cycle later, its
-    accumulation another cycle later.
+    Latency: ``key`` and ``value`` reach the multipliers after two cycles, queries and ``weights`` after one; the
+    product follows one cycle later, its accumulation another cycle later.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class AttentionLanes(wiring.Component):
     query : writes the queries of a group.
     key, value : the beat of a position.
     weights : of the value, per head.
-    weigh : multiply weights and ``value``, else queries and ``key``.
+    weigh : multiply weights and ``value``, else queries and ``key``; given one cycle before the multiplication.
     products : per head.
     clear : empty the accumulators.
     accumulate : add the products to them.
@@ -53,8 +53,10 @@ class AttentionLanes(wiring.Component):
         c = self._config
         dropped_bits = c.context_log2 + 2
         total_bits = ELEMENT_BITS + dropped_bits
-        shared = Signal(int8s(c.lanes), reset_less=True)
-        m.d.sync += [shared[lane].eq(Mux(self.weigh, self.value[lane], self.key[lane])) for lane in range(c.lanes)]
+        # Block RAM is slow and far away, so its words get a cycle for nothing but the way here.
+        key, value, shared = (Signal(int8s(c.lanes), name=name, reset_less=True) for name in ("k", "v", "shared"))
+        m.d.sync += [key.eq(self.key), value.eq(self.value)]
+        m.d.sync += [shared[lane].eq(Mux(self.weigh, value[lane], key[lane])) for lane in range(c.lanes)]
 
         rounded = []
         for group in range(c.query_groups):

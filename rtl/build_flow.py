@@ -64,7 +64,8 @@ class Build:
         TritloomError: a tool failed, or a clock misses its frequency; then the report is there, the bitstream is not.
         """
         self.work.mkdir(parents=True, exist_ok=True)
-        (self.folder / BITSTREAM).unlink(missing_ok=True)
+        for name in (BITSTREAM, REPORT):
+            (self.folder / name).unlink(missing_ok=True)
         platform = self.board.devices[self.device]()
         with BuildLog(self.folder / LOG, len(STEPS)) as log:
             log.step("firmware", "zig cc")
@@ -95,7 +96,8 @@ class Build:
         domains = self.board.clocks[self.config.name]
         soc = self.make_soc(
             config=self.config, image=self.image, firmware=self.firmware, engine_hz=int(domains.sync_hz),
-            cpu_hz=int(domains.cpu_hz), baud_hz=self.board.baud_hz, primitives="ecp5", sdram_part=self.board.sdram)
+            cpu_hz=int(domains.cpu_hz), baud_hz=self.board.baud_hz, primitives="ecp5", sdram_part=self.board.sdram,
+            sdram_io_cycles=self.board.sdram_io_cycles)
         for path in soc.verilog_files:
             platform.add_file(path.name, path.read_bytes())
         plan = platform.prepare(

@@ -1,11 +1,14 @@
 """Control registers: what the CPU sees of the engine."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Array, C, Cat, Module, Mux, ResetInserter, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from rtl.csr_map import CONTROL_VERSION, COUNTERS, ENGINE_ADDRESS, ENGINE_CSRS, FLAG_STREAM, IDENTITY
+from rtl.queue import Queue
 from rtl.register_bus import REQUEST, RegisterBus
 
 TOKEN = data.StructLayout({"token": 16, "position": 15, "cycles": 32})
@@ -157,9 +160,8 @@ class Control(wiring.Component):
         counter = Signal(32)
         m.d.sync += counter.eq(Array(getattr(self.counters, name) for name in COUNTERS)[stored["COUNTER_SELECT"][:4]])
         values["COUNTER_VALUE"] = counter
-        for name, value in values.items():
-            with m.If(is_at[name]):
-                m.d.comb += access.read_data.eq(value)
+        # One register is selected at most, so the multiplexer needs no priorities.
+        m.d.comb += access.read_data.eq(reduce(or_, (Mux(is_at[name], value, 0) for name, value in values.items())))
 
         m.d.comb += [
             self.run.tokens.eq(stored["RUN_TOKENS"]), self.run.position.eq(stored["RUN_POSITION"]),
@@ -190,21 +192,17 @@ class Control(wiring.Component):
     def _connect_queues(self, m: Module, read: Registers, write: Registers, written: Value) -> tuple[Registers, Value]:
         """Prompt and token queue; returns their registers, and when an access must wait."""
         clear = ResetInserter(self.run.soft_reset)
-        m.submodules.prompt_queue = prompts = clear(SyncFIFOBuffered(width=16, depth=self.context))
-        m.submodules.token_queue = tokens = clear(SyncFIFOBuffered(width=TOKEN.size, depth=self.context))
-        token = data.View(TOKEN, tokens.r_data)
-        token_cycles = Signal(32)
-        m.d.comb += [
-            prompts.w_data.eq(written), prompts.w_en.eq(write["PROMPT"]),
-            self.prompt.payload.eq(prompts.r_data), self.prompt.valid.eq(prompts.r_rdy),
-            prompts.r_en.eq(self.prompt.ready),
-            tokens.w_data.eq(self.tokens.payload), tokens.w_en.eq(self.tokens.valid),
-            self.tokens.ready.eq(tokens.w_rdy), tokens.r_en.eq(read["TOKEN"]),
-        ]
-        with m.If(read["TOKEN"] & tokens.r_rdy):
+        m.submodules.prompt_queue = prompts = clear(Queue(16, depth=self.context))
+        m.submodules.token_queue = tokens = clear(Queue(TOKEN, depth=self.context))
+        wiring.connect(m, prompts.o, wiring.flipped(self.prompt))
+        wiring.connect(m, wiring.flipped(self.tokens), tokens.i)
+        m.d.comb += [prompts.i.payload.eq(written), prompts.i.valid.eq(write["PROMPT"]),
+                     tokens.o.ready.eq(read["TOKEN"])]
+        token, token_cycles = tokens.o.payload, Signal(32)
+        with m.If(read["TOKEN"] & tokens.o.valid):
             m.d.sync += token_cycles.eq(token.cycles)
-        values = {"TOKEN": Cat(token.token, token.position, tokens.r_rdy), "TOKEN_CYCLES": token_cycles}
-        return values, write["PROMPT"] & ~prompts.w_rdy
+        values = {"TOKEN": Cat(token.token, token.position, tokens.o.valid), "TOKEN_CYCLES": token_cycles}
+        return values, write["PROMPT"] & ~prompts.i.ready
 
     def _connect_memories(self, m: Module, read: Registers, write: Registers, written: Value,
                           address: Signal) -> tuple[Registers, Value]:

@@ -44,13 +44,29 @@ class Core(wiring.Component):
     seed : of the sampler, taken when a run starts.
     load_enable, load_space, load_address, load_data : loader writes, one word per clock.
     words : weights from SDRAM (stream configuration only).
-    busy : one bit per unit, in the order of ``UNITS``.
+    busy : one bit per unit, in the order of ``UNITS``; each unit is also an attribute of that name.
     issue_stall, weight_stall : cycles in which the program, or the engine for want of weights, waits.
     """
 
     def __init__(self, *, config: Config, image: Image, primitives: str = "portable") -> None:
-        self._config, self._sections, self._primitives = config, image.require(config).sections, primitives
+        self._config = config
+        sections = image.require(config).sections
         self.streaming = config.weight_source == "sdram"
+        self.sequencer = Sequencer(config=config, program=sections["program"])
+        self.engine = TileEngine(config=config, primitives=primitives)
+        self.vector = VectorUnit(
+            lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
+            activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
+            embed_planes=config.embed_planes)
+        self.scalar = ScalarUnit()
+        self.attention = Attention(config=config)
+        self.sampler = Sampler(config=config)
+        self.rotary = Rotary(context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
+        self.memory = VectorMemory(lanes=config.lanes, rows=config.rows, depth=config.vector_depth)
+        self.cache = KvCache(config=config)
+        self.embedding = Embedding(config=config, init=sections["embedding"])
+        self.source = (TritDecoder(config=config) if self.streaming
+                       else WeightMemory(config=config, init=sections["weights"]))
         members = {
             "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
             "running": Out(1), "done": Out(1), "finished": Out(1), "fault": Out(8),
@@ -66,50 +82,44 @@ class Core(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, sections = self._config, self._sections
-        m.submodules.sequencer = sequencer = Sequencer(config=config, program=sections["program"])
-        m.submodules.engine = engine = TileEngine(config=config, primitives=self._primitives)
-        m.submodules.vector = vector = VectorUnit(
-            lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
-            activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
-            embed_planes=config.embed_planes)
-        m.submodules.scalar = scalar = ScalarUnit()
-        m.submodules.attention = attention = Attention(config=config)
-        m.submodules.sampler = sampler = Sampler(config=config)
-        m.submodules.rotary = rotary = Rotary(
-            context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
-        m.submodules.memory = memory = VectorMemory(
-            lanes=config.lanes, rows=config.rows, depth=config.vector_depth)
-        m.submodules.cache = cache = KvCache(config=config)
-        m.submodules.embedding = embedding = Embedding(config=config, init=sections["embedding"])
-        units = dict(zip(UNITS, (engine, vector, scalar, attention, sampler, rotary), strict=True))
-        m.d.comb += self.busy.eq(Cat(unit.busy for unit in units.values()))
+        parts = {name: getattr(self, name) for name in (
+            "sequencer", *UNITS, "memory", "cache", "embedding", "source")}
+        for name, part in parts.items():
+            m.submodules[name] = part
+        sequencer, engine, vector, scalar, attention, sampler, rotary, memory, cache, embedding, source = parts.values()
+        m.d.comb += self.busy.eq(Cat(parts[unit].busy for unit in UNITS))
 
         self._run(m, sequencer)
         ops = sequencer.ops
-        for source, sink in ((ops.matvec, engine.op), (ops.vector, vector.op), (ops.embed, vector.embed),
-                             (ops.scalar, scalar.op), (ops.attend, attention.op), (ops.sample, sampler.op),
-                             (ops.rotary, rotary.op)):
-            connect(m, source, sink)
-        for source, sink in ((engine.write, memory.write_rows), (vector.memory_write, memory.write_beats[0]),
-                             (attention.memory_write, memory.write_beats[1]), (vector.memory_read, memory.read[0]),
-                             (sampler.memory_read, memory.read[1]), (vector.activation, engine.activation),
-                             (vector.query, attention.query), (vector.cache, cache.write),
-                             (vector.embedding, embedding.read), (attention.cache, cache.read),
-                             (engine.result, scalar.results[0]), (vector.result, scalar.results[1]),
-                             (attention.result, scalar.results[2]), (vector.scalar_read, scalar.read[0]),
-                             (sampler.scalar_read, scalar.read[1])):
-            connect(m, source, sink)
+        for port, user in ((ops.matvec, engine.op), (ops.vector, vector.op), (ops.embed, vector.embed),
+                           (ops.scalar, scalar.op), (ops.attend, attention.op), (ops.sample, sampler.op),
+                           (ops.rotary, rotary.op), (engine.write, memory.write_rows),
+                           (vector.memory_write, memory.write_beats[0]),
+                           (attention.memory_write, memory.write_beats[1]), (vector.memory_read, memory.read[0]),
+                           (sampler.memory_read, memory.read[1]), (vector.activation, engine.activation),
+                           (vector.query, attention.query), (vector.cache, cache.write),
+                           (vector.embedding, embedding.read), (attention.cache, cache.read),
+                           (engine.result, scalar.results[0]), (vector.result, scalar.results[1]),
+                           (attention.result, scalar.results[2]), (vector.scalar_read, scalar.read[0]),
+                           (sampler.scalar_read, scalar.read[1]), (source.tiles, engine.tiles)):
+            connect(m, port, user)
         m.d.comb += [
             vector.rotary.eq(rotary.factors), vector.token.eq(sequencer.token),
-            rotary.position.eq(sequencer.now[: config.context_log2]), cache.position.eq(sequencer.now), attention.position.eq(sequencer.now),
+            rotary.position.eq(sequencer.now[: self._config.context_log2]), cache.position.eq(sequencer.now),
+            attention.position.eq(sequencer.now),
             sampler.greedy.eq(~self.sampling), sampler.seed.eq(self.seed), sampler.reseed.eq(sequencer.begin),
             sequencer.sampled.eq(sampler.token), sequencer.busy.eq(self.busy),
             scalar.temperature.mantissa.eq(Mux(self.sampling, self.temperature.mantissa, ONE.mantissa)),
             scalar.temperature.exponent.eq(Mux(self.sampling, self.temperature.exponent, ONE.exponent)),
+            self.weight_stall.eq(engine.starved),
         ]
         loads = {Space.PROGRAM: sequencer.load, Space.EMBEDDING: embedding.load, Space.ROTARY: rotary.load}
-        self._weights(m, engine, loads)
+        if self.streaming:
+            connect(m, flipped(self.words), source.words)
+            m.d.comb += engine.fetch.ready.eq(1)
+        else:
+            connect(m, engine.fetch, source.fetch)
+            loads[Space.WEIGHTS] = source.load
         self._load(m, loads)
         return m
 
@@ -123,19 +133,6 @@ class Core(wiring.Component):
             self.finished.eq(sequencer.finished), self.fault.eq(sequencer.fault),
             self.issue_stall.eq(sequencer.issue_stall),
         ]
-
-    def _weights(self, m: Module, engine: TileEngine, loads: dict) -> None:
-        """Feed the engine from block RAM or from the SDRAM stream."""
-        if self.streaming:
-            m.submodules.decoder = source = TritDecoder(config=self._config)
-            connect(m, flipped(self.words), source.words)
-            m.d.comb += engine.fetch.ready.eq(1)
-        else:
-            m.submodules.weights = source = WeightMemory(config=self._config, init=self._sections["weights"])
-            connect(m, engine.fetch, source.fetch)
-            loads[Space.WEIGHTS] = source.load
-        connect(m, source.tiles, engine.tiles)
-        m.d.comb += self.weight_stall.eq(engine.starved)
 
     def _load(self, m: Module, loads: dict) -> None:
         """Register loader writes once and hand each to its memory."""

@@ -69,8 +69,12 @@ PERIPHERAL_CSRS: tuple[Csr, ...] = (
     Csr("TIMER", "r", "microseconds, wraps"),
     Csr("WATCHDOG", "rw", "a write restarts the watchdog; bit 0 reads 1 if it caused the last reset"),
     Csr("LEDS", "rw", "eight status lamps"),
+    Csr("CRC", "rw", "state of the CRC-32 unit, without inversions"),
+    Csr("CRC_BYTE", "w", "feeds a byte into the CRC"),
+    Csr("CRC_WORD", "w", "feeds four bytes into the CRC, low byte first"),
 )
 PERIPHERAL_ADDRESS = {csr.name: address for address, csr in enumerate(PERIPHERAL_CSRS)}
+PERIPHERAL_ADDRESS_BITS = 4
 
 RAM_BASE = 0x0000_0000
 PERIPHERAL_BASE = 0x4000_0000

@@ -16,6 +16,11 @@ INDEX_BITS = CODE_BITS - 1
 BUFFER_DISTRIBUTED_DEPTH = 32   # activation buffers up to this depth are distributed RAM, deeper ones block RAM
 
 
+def block_shape(table_blocks: int) -> int:
+    """Width of a column block's number."""
+    return max(1, ceil_log2(table_blocks))
+
+
 def table_write_port(codes: int, table_blocks: int) -> Signature:
     """Port that writes one entry of every table, as seen by the writer; data follow address and enable by a cycle."""
     return Signature({"enable": Out(1), "address": Out(INDEX_BITS + ceil_log2(table_blocks)),
@@ -48,9 +53,8 @@ class LookupTable(wiring.Component):
             raise ValueError(f"table_blocks must be positive, got {table_blocks}")
         self._table_blocks = table_blocks
         value = signed(sum_bits(1))
-        block_bits = ceil_log2(table_blocks)
-        super().__init__({"enable": In(1), "address": In(INDEX_BITS + block_bits), "data": In(value),
-                          "index": In(INDEX_BITS), "block": In(block_bits), "value": Out(value)})
+        super().__init__({"enable": In(1), "address": In(INDEX_BITS + ceil_log2(table_blocks)), "data": In(value),
+                          "index": In(INDEX_BITS), "block": In(block_shape(table_blocks)), "value": Out(value)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -132,7 +136,7 @@ class TableFill(wiring.Component):
                      write.data.eq(self.activation.data)]
 
         active, phase, beat = Signal(), Signal(range(period)), Signal(ceil_log2(self._depth))
-        block, blocks = Signal(range(self._table_blocks)), Signal.like(self.blocks)
+        block, blocks = Signal(block_shape(self._table_blocks)), Signal.like(self.blocks)
         wrap = phase == period - 1
         m.d.comb += [read.addr.eq(beat), read.en.eq(active & (phase < beats)),
                      self.done.eq(active & wrap & (block == blocks - 1))]

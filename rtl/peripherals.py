@@ -1,11 +1,12 @@
-"""Peripherals of the CPU: UART, timer, watchdog and lamps, and the bus that reaches them."""
+"""Peripherals of the CPU: UART, timer, watchdog, CRC unit and lamps, and the bus that reaches them."""
 
 from amaranth.hdl import C, Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from rtl.csr_map import PERIPHERAL_ADDRESS
+from rtl.crc32 import Crc32
+from rtl.csr_map import PERIPHERAL_ADDRESS, PERIPHERAL_ADDRESS_BITS
 from rtl.uart import UartReceiver, UartTransmitter
 
 WORDS = data.StructLayout({"address": 30, "write": 1, "select": 4, "data": 32})
@@ -66,9 +67,10 @@ class Timer(wiring.Component):
 
 
 class Peripherals(wiring.Component):
-    """UART, timer, watchdog and lamps as registers.
+    """UART, timer, watchdog, CRC unit and lamps as registers.
 
-    Latency: ``ack`` comes 1 clock after ``valid``; a write to UART_TX waits for room in the queue.
+    Latency: ``ack`` comes 1 clock after ``valid``; a write to UART_TX waits for room in the queue,
+    an access of the CRC unit for the bytes before it.
 
     Parameters
     ----------
@@ -98,9 +100,13 @@ class Peripherals(wiring.Component):
         m.submodules.transmit_queue = queue = SyncFIFOBuffered(width=8, depth=TRANSMIT_BYTES)
         m.submodules.timer = timer = Timer(clock_hz=self.clock_hz, watchdog_us_log2=self.watchdog_us_log2)
         wiring.connect(m, queue.r_stream, transmitter.i)
+        m.submodules.crc = crc = Crc32()
         bitten = Signal()
         m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), self.restart.eq(timer.bite),
-                     queue.w_data.eq(self.bus.access.data)]
+                     queue.w_data.eq(self.bus.access.data), crc.value.eq(self.bus.access.data),
+                     crc.i.payload.data.eq(self.bus.access.data),
+                     crc.i.payload.word.eq(self.bus.access.address[:PERIPHERAL_ADDRESS_BITS]
+                                           == PERIPHERAL_ADDRESS["CRC_WORD"])]
         with m.If(timer.bite):
             m.d.sync += bitten.eq(1)
 
@@ -108,7 +114,7 @@ class Peripherals(wiring.Component):
         begin = Signal()
         m.d.comb += begin.eq(self.bus.valid & ~self.bus.ack)
         m.d.sync += [self.bus.ack.eq(begin), self.bus.read_data.eq(0)]
-        with m.Switch(access.address[:3]):
+        with m.Switch(access.address[:PERIPHERAL_ADDRESS_BITS]):
             with m.Case(PERIPHERAL_ADDRESS["UART_RX"]):
                 m.d.comb += receiver.o.ready.eq(begin & ~access.write)
                 m.d.sync += self.bus.read_data.eq(Cat(receiver.o.payload, C(0, 23), receiver.o.valid))
@@ -126,4 +132,10 @@ class Peripherals(wiring.Component):
                 m.d.sync += self.bus.read_data.eq(self.leds)
                 with m.If(begin & access.write):
                     m.d.sync += self.leds.eq(access.data)
+            with m.Case(PERIPHERAL_ADDRESS["CRC"]):
+                m.d.comb += crc.set.eq(begin & access.write)
+                m.d.sync += [self.bus.read_data.eq(crc.state), self.bus.ack.eq(begin & crc.i.ready)]
+            with m.Case(PERIPHERAL_ADDRESS["CRC_BYTE"], PERIPHERAL_ADDRESS["CRC_WORD"]):
+                m.d.comb += crc.i.valid.eq(begin & access.write)
+                m.d.sync += self.bus.ack.eq(begin & crc.i.ready)
         return m

@@ -1,5 +1,6 @@
 """Rotary unit: sine and cosine of the current position, from a table of coarse and fine rotations."""
 
+import numpy as np
 from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -21,6 +22,7 @@ class Rotary(wiring.Component):
     ----------
     context_log2 : position bits.
     head_dim : elements per head; two per pair.
+    init : int16 [2, 2**index_bits, pairs, 2], coarse and fine factors the table holds at power-up; None for zeros.
 
     Members
     -------
@@ -32,16 +34,22 @@ class Rotary(wiring.Component):
 
     Raises
     ------
-    ValueError: ``head_dim`` odd or below two, or no position bits.
+    ValueError: ``head_dim`` odd or below two, no position bits, or ``init`` of another shape.
     """
 
-    def __init__(self, *, context_log2: int, head_dim: int) -> None:
+    def __init__(self, *, context_log2: int, head_dim: int, init: np.ndarray | None = None) -> None:
         if head_dim < 2 or head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even and at least 2")
         if context_log2 < 1:
             raise ValueError(f"context_log2 must be positive, got {context_log2}")
         self._pairs = head_dim // 2
         self._index_bits = (context_log2 + 1) // 2
+        shape = (2, 1 << self._index_bits, self._pairs, 2)
+        if init is not None and init.shape != shape:
+            raise ValueError(f"init must have shape {shape}, got {init.shape}")
+        self._pair_bits = ceil_log2(self._pairs)
+        padding = ((0, 0), (0, 0), (0, (1 << self._pair_bits) - self._pairs), (0, 0))
+        self._words = [] if init is None else np.pad(init, padding).reshape(-1, 2).tolist()
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.ROTARY))),
             "busy": Out(1),
@@ -52,9 +60,9 @@ class Rotary(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        pair_bits = ceil_log2(self._pairs)
         m.submodules.table = table = memory.Memory(
-            shape=data.ArrayLayout(signed(FACTOR_BITS), 2), depth=1 << 1 + self._index_bits + pair_bits, init=[])
+            shape=data.ArrayLayout(signed(FACTOR_BITS), 2), depth=1 << 1 + self._index_bits + self._pair_bits,
+            init=self._words)
         write, read = table.write_port(granularity=1), table.read_port()
         m.d.comb += [
             write.en.eq(Mux(self.load.enable, Mux(self.load.address[0], 0b10, 0b01), 0)),
@@ -66,7 +74,7 @@ class Rotary(wiring.Component):
         coarse, fine = Signal(ROTATION), Signal(ROTATION)
         step = 1 << self._index_bits
         address = Mux(phase == 0, self.position >> self._index_bits, self.position & (step - 1) | step)
-        m.d.comb += read.addr.eq(Cat(pair[:pair_bits], address[: self._index_bits + 1]))
+        m.d.comb += read.addr.eq(Cat(pair[: self._pair_bits], address[: self._index_bits + 1]))
         with m.If(phase == 1):
             m.d.sync += coarse.eq(Cat(read.data[0], read.data[1]))
         with m.If(phase == 2):

@@ -3,12 +3,12 @@
 from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from rtl.adder_tree import AdderTree, sum_bits
 from rtl.carry_chain import check_primitives
 from rtl.config import CODE_BITS
-from rtl.lookup_table import INDEX_BITS, LookupTable, table_write_port
+from rtl.lookup_table import INDEX_BITS, LookupTable, block_shape, table_write_port
+from rtl.register_copy import RegisterCopy
 from rtl.tile_layout import SIGN
 from rtl.timing import table_latency
 
@@ -43,22 +43,23 @@ class RowEngine(wiring.Component):
         self._codes, self._table_blocks, self._primitives = codes, table_blocks, primitives
         super().__init__({
             "write": In(table_write_port(codes, table_blocks)),
-            "codes": In(data.ArrayLayout(CODE_BITS, codes)), "block": In(ceil_log2(table_blocks)),
+            "codes": In(data.ArrayLayout(CODE_BITS, codes)), "block": In(block_shape(table_blocks)),
             "o": Out(signed(sum_bits(codes))), "negative": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.tree = tree = AdderTree(codes=self._codes, primitives=self._primitives)
-        enable, address = Signal(), Signal.like(self.write.address)
+        control = Cat(self.write.enable, self.write.address)
+        copies = []
+        for index in range(-(-self._codes // WRITE_FAN_OUT)):
+            copies.append(RegisterCopy(width=len(control), primitives=self._primitives))
+            m.submodules[f"write_{index}"] = copies[-1]
+            m.d.comb += copies[-1].i.eq(control)
         for code in range(self._codes):
-            if code % WRITE_FAN_OUT == 0:
-                copy = code // WRITE_FAN_OUT
-                enable = Signal(name=f"enable_{copy}", attrs={"keep": 1})
-                address = Signal.like(self.write.address, name=f"address_{copy}", attrs={"keep": 1})
-                m.d.sync += [enable.eq(self.write.enable), address.eq(self.write.address)]
+            copy = copies[code // WRITE_FAN_OUT].o
             m.submodules[f"table_{code}"] = table = LookupTable(table_blocks=self._table_blocks)
             m.d.comb += [
-                table.enable.eq(enable), table.address.eq(address), table.data.eq(self.write.data[code]),
+                table.enable.eq(copy[0]), table.address.eq(copy[1:]), table.data.eq(self.write.data[code]),
                 table.index.eq(self.codes[code][:INDEX_BITS]), table.block.eq(self.block),
                 tree.values[code].eq(table.value),
             ]

@@ -33,8 +33,8 @@ class ScalarUnit(wiring.Component):
     """Executes SCALAR operations as ``sim.golden`` defines them, and stores the scalars of all units.
 
     Latency: ``busy`` is high for ``timing.scalar_cycles`` after an operation was taken. Its own result goes before
-    ``results``, of which one is taken per cycle. A read whose address is given two cycles after a result was taken,
-    which is the second cycle after ``busy`` fell, sees it.
+    ``results``, of which one is taken per cycle. A read whose address is given two cycles after a result was taken
+    sees it: with ``busy`` low from the cycle between, that suits units which register their operation first.
 
     Members
     -------

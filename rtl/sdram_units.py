@@ -141,7 +141,7 @@ class Maintenance(wiring.Component):
 class RowOpener(wiring.Component):
     """Opens the row of each request and passes the request on; works ahead of the issuer.
 
-    Latency: 3 slots for an open row, ``4`` for a closed bank, ``5 + slots(rp)`` for another row of an open bank.
+    Latency: 3 slots for an open row, ``4`` for a closed bank, ``4 + slots(rp)`` for another row of an open bank.
 
     Parameters
     ----------

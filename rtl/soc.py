@@ -40,6 +40,7 @@ class Soc(wiring.Component):
 
     Members
     -------
+    core : the accelerator proper.
     uart_rx, uart_tx : the serial line, idle high.
     leds : eight lamps, driven by the firmware.
     sdram : pins of the chip (stream configuration only).
@@ -52,8 +53,8 @@ class Soc(wiring.Component):
                  sdram_io_cycles: int = 0, image_loaded: bool = False) -> None:
         self._config, self._part, self._engine_hz = config, sdram_part, engine_hz
         self._io_cycles = sdram_io_cycles
-        self._core = Core(config=config, image=image, primitives=primitives)
-        self.streaming = self._core.streaming
+        self.core = Core(config=config, image=image, primitives=primitives)
+        self.streaming = self.core.streaming
         embedded = not self.streaming or image_loaded
         self._control = Control(
             geometry=config.geometry, has_stream=self.streaming, clock_hz=engine_hz, context=config.context,
@@ -68,7 +69,7 @@ class Soc(wiring.Component):
         m = Module()
         m.submodules.cpu = cpu = self._cpu
         m.submodules.control = control = self._control
-        m.submodules.core = core = ResetInserter(control.run.soft_reset)(self._core)
+        m.submodules.core = core = ResetInserter(control.run.soft_reset)(self.core)
         m.submodules.counters = counters = EventCounters(names=EVENTS)
         m.d.comb += [cpu.rx.eq(self.uart_rx), self.uart_tx.eq(cpu.tx), self.leds.eq(cpu.leds)]
         connect(m, cpu.bus, control.bus)

@@ -1,6 +1,6 @@
 """The tile engine: multiplies streamed tiles of ternary weights by activations it holds."""
 
-from amaranth import C, Cat, Module, Mux, Signal, Value
+from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
@@ -10,9 +10,9 @@ from rtl.adder_tree import sum_bits
 from rtl.carry_chain import check_primitives
 from rtl.config import ELEMENT_BITS, Config
 from rtl.isa import Opcode
-from rtl.lookup_table import TableFill
+from rtl.lookup_table import TableFill, block_shape
 from rtl.op_layout import FETCH, RESULT, elements, int8s, op_layout, write_port
-from rtl.peak import SIGNED_MAGNITUDE, Peak
+from rtl.peak import Peak
 from rtl.row_engine import RowEngine
 from rtl.tile_layout import tile_layout
 from rtl.timing import ACCUMULATOR_CYCLES, TABLE_READY_CYCLES, row_latency
@@ -50,13 +50,13 @@ class TileCounter(wiring.Component):
 
     def __init__(self, *, table_blocks: int) -> None:
         self._table_blocks = table_blocks
-        super().__init__({"op": In(op_layout(Opcode.MATVEC)), "take": In(1), "block": Out(ceil_log2(table_blocks)),
+        super().__init__({"op": In(op_layout(Opcode.MATVEC)), "take": In(1), "block": Out(block_shape(table_blocks)),
                           "tag": Out(TAG)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         op, block, plane, group = self.op, self.block, Signal.like(self.op.planes), Signal.like(self.op.groups)
-        last_block = block == (op.blocks - 1)[: len(block)] if self._table_blocks > 1 else C(1)
+        last_block = block == op.blocks - 1
         last_plane, last_group = plane == op.planes - 1, group == op.groups - 1
         first_block, last = block == 0, last_block & last_plane
         m.d.comb += [
@@ -108,12 +108,13 @@ class TileEngine(wiring.Component):
     def __init__(self, *, config: Config, primitives: str = "portable") -> None:
         check_primitives(primitives)
         self._config, self._primitives = config, primitives
+        row_addresses = config.vector_depth * config.lanes // config.rows
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.MATVEC))), "busy": Out(1),
             "activation": In(write_port(int8s(config.lanes), ceil_log2(config.activation_depth))),
             "fetch": Out(stream.Signature(FETCH)),
             "tiles": In(stream.Signature(tile_layout(config.rows, config.codes))), "starved": Out(1),
-            "write": Out(write_port(elements(config.rows), ceil_log2(config.vector_depth * config.lanes // config.rows))),
+            "write": Out(write_port(elements(config.rows), ceil_log2(row_addresses))),
             "result": Out(stream.Signature(RESULT))})
 
     def elaborate(self, platform: object) -> Module:
@@ -197,8 +198,7 @@ class TileEngine(wiring.Component):
                 accumulator.dot_negative.eq(engine.negative), accumulator.shift.eq(op.shift), accumulator.half.eq(half),
                 peak.elements[row].magnitude.eq(accumulator.magnitude),
                 peak.elements[row].negative.eq(accumulator.negative),
-                self.write.data[row].eq(
-                    Cat(accumulator.magnitude, 0) ^ accumulator.negative.replicate(ELEMENT_BITS)),
+                self.write.data[row].eq(accumulator.magnitude ^ accumulator.negative.replicate(ELEMENT_BITS)),
             ]
         m.d.comb += [peak.valid.eq(element_tag.last), peak.finish.eq(element_tag.final),
                      self.write.enable.eq(element_tag.last)]

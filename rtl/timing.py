@@ -96,7 +96,7 @@ def rotary_cycles(config: Config, op: Op) -> int:
 
 EXP2_CYCLES = 5
 SCORE_SHIFT_CYCLES = 3     # after the adder tree: fine shift, rounding, coarse shift
-OPERAND_CYCLES = 2         # from an address of the KV cache to its word in the multipliers' operand registers
+OPERAND_CYCLES = 3         # from an address of the KV cache to its word in the multipliers' operand registers
 
 
 def score_cycles(head_dim: int) -> int:
@@ -107,6 +107,15 @@ def score_cycles(head_dim: int) -> int:
 def attention_cycles(config: Config, position: int) -> int:
     """Attention unit: while no other unit delivers a scalar in the cycles in which it does."""
     score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
-    probability = 1 + EXP2_CYCLES + 1
+    probability = 1 + 2 + EXP2_CYCLES
     finish = max(config.heads_parallel, OPERAND_CYCLES + 1 + config.query_groups)
     return 2 * position + 2 + score + probability + finish
+
+
+SAMPLER_PIPELINE_CYCLES = 8  # start, read, logit, product, rounding, shift, saturation, key
+
+
+def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:
+    """Sampler: the same with and without noise."""
+    chunks = -(-op.count // config.sampler_lanes)
+    return chunks + SAMPLER_PIPELINE_CYCLES + (config.sampler_lanes - 1).bit_length()

@@ -34,7 +34,7 @@ class CodeEncoder(wiring.Component):
         m = Module()
         with m.Switch(self.digits):
             for number in range(3**CODE_TRITS):
-                digits = sum(number // power % 3 << DIGIT_BITS * index for index, power in enumerate(POWERS[:CODE_TRITS]))
+                digits = sum(number // 3**index % 3 << DIGIT_BITS * index for index in range(CODE_TRITS))
                 value = number - (3**CODE_TRITS - 1) // 2
                 with m.Case(digits):
                     m.d.comb += self.code.eq(abs(value) | (value < 0) << SIGN)
@@ -44,7 +44,7 @@ class CodeEncoder(wiring.Component):
 class TritDecoder(wiring.Component):
     """Turns words of four base-3 bytes, five trits each, low power first, into tiles.
 
-    Latency: ``3 + rows * columns / 20`` cycles from the first word of a tile to the tile; one word per cycle. While
+    Latency: ``2 + rows * columns / 20`` cycles from the first word of a tile to the tile; one word per cycle. While
     tiles are not taken, it holds two of them and one word more.
 
     Parameters

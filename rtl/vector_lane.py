@@ -5,7 +5,7 @@ from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.config import ELEMENT_BITS
-from rtl.isa import SCALE_SHIFT_MAX, SCALE_SHIFT_STEP, SQUARE_SHIFT
+from rtl.isa import SCALE_SHIFT_STEP, SQUARE_SHIFT
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
 from sim.fixed import ROTARY_FRACTION
 
@@ -122,7 +122,6 @@ class VectorLane(wiring.Component):
 
     def _shift(self, m: Module, product: Signal, shifted: Signal) -> tuple[Signal, Signal, Signal]:
         """Shift stage; returns whether to round up, and whether the shifted product is too wide, and its sign."""
-        steps = range(SCALE_SHIFT_MAX // SCALE_SHIFT_STEP + 1)
         sign = product[-1]
         # Low bits of the slot before, already rounded: with this slot's they decide the carry of the sum.
         low = Signal(ROTARY_SHIFT - ROTARY_PAD)
@@ -130,17 +129,20 @@ class VectorLane(wiring.Component):
         carry = (low + product[ROTARY_PAD:ROTARY_SHIFT])[-1]
 
         round_up, overflow, negative = Signal(), Signal(), Signal()
-        shift_of = [step * SCALE_SHIFT_STEP for step in steps]
-        window = Array(product >> bits for bits in shift_of)
-        half = Array([0, *(product[bits - 1] for bits in shift_of[1:])])
+        # In two levels, which cost fewer look-up tables than one; the bit below the result rounds it.
+        high, low_steps = self.shift.steps[-1], self.shift.steps[:-1]
+        half_way = SCALE_SHIFT_STEP << len(low_steps)
+        coarse = Mux(high, product >> half_way - 1, product << 1)[: SHIFTED_BITS + half_way - SCALE_SHIFT_STEP + 1]
+        fine = Array(coarse[step * SCALE_SHIFT_STEP :][: SHIFTED_BITS + 1] for step in range(1 << len(low_steps)))
+        window = fine[low_steps]
         # From bit SHIFTED_BITS - 1 on, all bits must repeat the sign.
         differs = [(product[at : at + SCALE_SHIFT_STEP] != sign.replicate(SCALE_SHIFT_STEP))
                    for at in range(SHIFTED_BITS - 1, PRODUCT_BITS - SCALE_SHIFT_STEP, SCALE_SHIFT_STEP)]
-        too_wide = Array(Cat(differs[step:]).any() if step < len(differs) else 0 for step in steps)
+        too_wide = [different & (self.shift.steps <= step) for step, different in enumerate(differs)]
         m.d.sync += [
-            shifted.eq(window[self.shift.steps]),
-            round_up.eq(Mux(self.shift.carry, carry, half[self.shift.steps])),
-            overflow.eq(too_wide[self.shift.steps]),
+            shifted.eq(window[1:]),
+            round_up.eq(Mux(self.shift.carry, carry, window[0])),
+            overflow.eq(Cat(too_wide).any()),
             negative.eq(sign),
         ]
         with m.If(self.shift.clear):

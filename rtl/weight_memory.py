@@ -7,8 +7,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from rtl.carry_chain import check_primitives
 from rtl.config import CODE_BITS, WORD_BITS, WORD_CODES, Config
 from rtl.op_layout import FETCH, load_port
+from rtl.register_copy import RegisterCopy
 from rtl.tile_layout import SIGN, relative_signs, relative_words, tile_layout
 
 LOAD_BITS = 32
@@ -26,6 +28,7 @@ class WeightMemory(wiring.Component):
     ----------
     config : geometry.
     init : initial words of plain codes, uint64 [at most ``weight_depth`` tiles, rows * row_words].
+    primitives : see `RegisterCopy`.
 
     Members
     -------
@@ -35,16 +38,17 @@ class WeightMemory(wiring.Component):
 
     Raises
     ------
-    ValueError: the configuration keeps no weights in block RAM, or ``init`` has another shape.
+    ValueError: the configuration keeps no weights in block RAM, ``init`` has another shape, or unknown primitives.
     """
 
-    def __init__(self, *, config: Config, init: np.ndarray) -> None:
+    def __init__(self, *, config: Config, init: np.ndarray, primitives: str = "portable") -> None:
         c = config
         if c.weight_depth < 2:
             raise ValueError(f"weight_depth must be at least 2, got {c.weight_depth}")
         if init.ndim != 2 or init.shape[0] > c.weight_depth or init.shape[1] != c.rows * c.row_words:
             raise ValueError(f"init must be [at most {c.weight_depth}, {c.rows * c.row_words}], got {init.shape}")
-        self._config = c
+        check_primitives(primitives)
+        self._config, self._primitives = c, primitives
         self._init = relative_words(init.astype(np.uint64))
         super().__init__({"fetch": In(stream.Signature(FETCH)),
                           "tiles": Out(stream.Signature(tile_layout(c.rows, c.codes))), "load": In(load_port())})
@@ -94,8 +98,9 @@ class WeightMemory(wiring.Component):
     def _row(self, m: Module, row: int, next_address: Signal, advance: Signal, load: data.View) -> None:
         """The memories of one row, with their own copy of the address and their output register."""
         c = self._config
-        address = Signal.like(next_address, name=f"address_{row}", attrs={"keep": 1})
-        m.d.sync += address.eq(next_address)
+        m.submodules[f"address_{row}"] = address = RegisterCopy(
+            width=len(next_address), primitives=self._primitives)
+        m.d.comb += address.i.eq(next_address)
         words = []
         for word in range(c.row_words):
             # Loading and reading exclude each other, so what a read sees during a write is left open.
@@ -104,8 +109,9 @@ class WeightMemory(wiring.Component):
                             attrs={"ram_style": "block", "no_rw_check": 1})
             m.submodules[f"memory_{row}_{word}"] = memory
             write, read = memory.write_port(), memory.read_port()
-            m.d.comb += [write.en.eq(load.enable & (load.row == row) & (load.word == word)),
-                         write.addr.eq(load.tile), write.data.eq(load.data), read.addr.eq(address), read.en.eq(advance)]
+            m.d.comb += [
+                write.en.eq(load.enable & (load.row == row) & (load.word == word)), write.addr.eq(load.tile),
+                write.data.eq(load.data), read.addr.eq(address.o), read.en.eq(advance)]
             words.append(read.data[: CODE_BITS * WORD_CODES])
         with m.If(advance):
             m.d.sync += self.tiles.payload[row].eq(Cat(words)[: CODE_BITS * c.codes])

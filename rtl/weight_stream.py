@@ -2,13 +2,13 @@
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.cdc import FFSynchronizer
-from amaranth.lib.fifo import AsyncFIFO, AsyncFIFOBuffered
+from amaranth.lib.fifo import AsyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from rtl.sdram_controller import COUNTERS, MemorySignature
 from rtl.sdram_parts import ADDRESS_BITS
 from rtl.sdram_units import Access, request_layout
+from rtl.stream_queue import Reservation, ReservedQueue, Snapshot
 
 PASSES_BITS = 16
 REQUEST_DEPTH = 4
@@ -28,36 +28,6 @@ class HostSignature(wiring.Signature):
 
     def __init__(self) -> None:
         super().__init__({"request": Out(stream.Signature(HOST_REQUEST)), "response": In(stream.Signature(32))})
-
-
-class Reservation(wiring.Component):
-    """Counts the free words of a queue, so that nothing is requested that could not be kept.
-
-    Parameters
-    ----------
-    capacity_words : words of the queue.
-    burst_words : most words taken at once.
-
-    Members
-    -------
-    take, words : reserve so many words; only while ``enough``.
-    give : a word left the queue.
-    enough : a whole burst is free.
-    all_free : nothing is reserved.
-    """
-
-    def __init__(self, *, capacity_words: int, burst_words: int) -> None:
-        self._capacity_words = capacity_words
-        self._burst_words = burst_words
-        super().__init__({
-            "take": In(1), "words": In(burst_words.bit_length()), "give": In(1), "enough": Out(1), "all_free": Out(1)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        free = Signal(range(self._capacity_words + 1), init=self._capacity_words)
-        m.d.sync += free.eq(free - Mux(self.take, self.words, 0) + self.give)
-        m.d.comb += [self.enough.eq(free >= self._burst_words), self.all_free.eq(free == self._capacity_words)]
-        return m
 
 
 class PassWalker(wiring.Component):
@@ -116,36 +86,6 @@ class PassWalker(wiring.Component):
         return m
 
 
-class Snapshot(wiring.Component):
-    """Carries a wide, changing value into the engine domain, consistent in all its bits.
-
-    A request toggles across, the source latches and toggles back, the copy is taken: at most about
-    ``4 + 4 * engine_hz / source_hz`` engine cycles old.
-
-    Parameters
-    ----------
-    width : bits.
-    source_domain : clock domain of ``i``.
-    """
-
-    def __init__(self, *, width: int, source_domain: str) -> None:
-        self._source_domain = source_domain
-        super().__init__({"i": In(width), "o": Out(width)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        source = self._source_domain
-        latched = Signal.like(self.i)
-        asked, asked_there, answered, answered_here = Signal(), Signal(), Signal(), Signal()
-        m.submodules.ask = FFSynchronizer(asked, asked_there, o_domain=source)
-        m.submodules.answer = FFSynchronizer(answered, answered_here, o_domain="sync")
-        with m.If(asked_there != answered):
-            m.d[source] += [latched.eq(self.i), answered.eq(asked_there)]
-        with m.If(answered_here == asked):
-            m.d.sync += [self.o.eq(latched), asked.eq(~asked)]
-        return m
-
-
 class WeightStream(wiring.Component):
     """Delivers the 32-bit words of ``passes`` walks over a region of SDRAM, and serves single words to the host.
 
@@ -195,16 +135,15 @@ class WeightStream(wiring.Component):
         m.submodules.walker = ResetInserter(self.stop)(walker)
         m.submodules.reservation = reservation = Reservation(
             capacity_words=self._fifo_words, burst_words=self._burst_words)
-        m.submodules.words = words = AsyncFIFOBuffered(
-            width=32, depth=self._fifo_words, r_domain="sync", w_domain=self._sdram_domain)
+        m.submodules.words = words = ReservedQueue(depth_words=self._fifo_words, source_domain=self._sdram_domain)
         stopping = Signal()
 
         m.d.comb += [
             walker.start.eq(self.start), walker.base_words.eq(self.base_words),
             walker.pass_words.eq(self.pass_words), walker.passes.eq(self.passes),
-            self.o.payload.eq(words.r_data), self.o.valid.eq(words.r_rdy & ~stopping),
-            words.r_en.eq(self.o.ready | stopping), reservation.give.eq(words.r_rdy & words.r_en),
-            words.w_data.eq(self.memory.data.word), words.w_en.eq(self.memory.data.valid & self.memory.data.stream),
+            self.o.payload.eq(words.o.payload), self.o.valid.eq(words.o.valid & ~stopping),
+            words.o.ready.eq(self.o.ready | stopping), reservation.give.eq(words.o.valid & words.o.ready),
+            words.word.eq(self.memory.data.word), words.write.eq(self.memory.data.valid & self.memory.data.stream),
             self.idle.eq(~walker.active & reservation.all_free & ~stopping),
         ]
         with m.If(self.stop):

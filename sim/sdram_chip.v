@@ -71,6 +71,10 @@ module sdram_chip #(
             low = $fgetc(file);
             high = $fgetc(file);
             while (low >= 0) begin
+                if (index[ROW_BITS+COLUMN_BITS+2]) begin
+                    $display("sdram_chip: %0s is larger than the chip", path);
+                    $fatal;
+                end
                 mem[index[ROW_BITS+COLUMN_BITS+1:0]] = {high < 0 ? 8'h00 : high[7:0], low[7:0]};
                 index = index + 1;
                 low = $fgetc(file);
@@ -203,7 +207,10 @@ module sdram_chip #(
                 check(a[2:0] <= 3 || a[2:0] == 7, "a burst length");
                 cas_latency = a[6:4];
                 burst_length = a[2:0] == 7 ? 1 << COLUMN_BITS : 1 << a[1:0];
-                if (!mode_set) window_start = now;
+                if (!mode_set) begin
+                    window_start = now;
+                    window_refreshes = 0;
+                end
                 mode_set = 1;
                 mrs_at = now;
             end

@@ -26,13 +26,16 @@ from cocotb_tools.runner import Verilator
 ROOT = Path(__file__).resolve().parent.parent
 STALL_PATTERNS = ("none", "random", "worst")
 # Verilator's own complaints that are about the style of generated Verilog, never about its meaning.
-GENERATED_STYLE = ("ALWNEVER", "CASEINCOMPLETE", "CASEOVERLAP", "DECLFILENAME", "UNUSEDSIGNAL", "UNUSEDPARAM",
-                   "UNDRIVEN", "PINCONNECTEMPTY", "PROCASSINIT", "WIDTH", "SELRANGE", "UNOPTFLAT")
+GENERATED_STYLE = ("ALWNEVER", "ASCRANGE", "CASEINCOMPLETE", "CASEOVERLAP", "CMPCONST", "DECLFILENAME",
+                   "PINCONNECTEMPTY", "PROCASSINIT", "SELRANGE", "UNDRIVEN", "UNOPTFLAT", "UNSIGNED", "UNUSEDPARAM",
+                   "UNUSEDSIGNAL", "VARHIDDEN", "WIDTH")
 LINT_OFF = "".join(f"/* verilator lint_off {rule} */\n" for rule in GENERATED_STYLE)
+
+PORTS_VISIBLE = '`verilator_config\npublic_flat_rw -module "top" -var "*"\n'
 
 
 class BenchFailure(AssertionError):
-    """A build or a run failed; the message ends with the last lines of its log."""
+    """A build or a run failed; the message quotes its log from the first sign of trouble on."""
 
 
 def find_tools() -> None:
@@ -75,8 +78,19 @@ def _attempt(log: Path, what: str, action: Any, **arguments: Any) -> None:
     try:
         action(log_file=log, **arguments)
     except (SystemExit, RuntimeError) as error:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-60:]) if log.exists() else "no log"
-        raise BenchFailure(f"{what} failed; the end of {log.relative_to(ROOT)}:\n{tail}") from error
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else ["no log"]
+        signs = ("%Fatal", "%Error", "%Warning", " failed", "rror:")
+        first = next((n for n, line in enumerate(lines) if any(sign in line for sign in signs)), len(lines) - 40)
+        excerpt = "\n".join(lines[max(first - 3, 0):first + 40])
+        raise BenchFailure(f"{what} failed; from {log.relative_to(ROOT)}:\n{excerpt}") from error
+
+
+class _Verilator(Verilator):
+    """The runner without ``--public-flat-rw``: to make every signal public costs most of a large design's build."""
+
+    def _build_command(self) -> list[list[str]]:
+        first, *others = super()._build_command()
+        return [[argument for argument in first if argument != "--public-flat-rw"], *others]
 
 
 def run_bench(component: wiring.Component, *, module: str, name: str, parameters: Mapping[str, Any] | None = None,
@@ -111,14 +125,16 @@ def run_bench(component: wiring.Component, *, module: str, name: str, parameters
         sys.path.insert(0, str(ROOT))
     text = rtlil.convert(component, name="top", emit_src=False)
     build_args = ["-Wall", "-CFLAGS", optimise, "--x-initial", "fast"]
-    digest = hashlib.sha256("\n".join([text, LINT_OFF, *build_args, *(path.read_text() for path in sources)]).encode())
+    digest = hashlib.sha256("\n".join([text, LINT_OFF, PORTS_VISIBLE, *build_args, *(path.read_text() for path in sources)]).encode())
     stamp = folder / "built"
-    runner = Verilator()
+    runner = _Verilator()
     if not stamp.exists() or stamp.read_text() != digest.hexdigest():
         stamp.unlink(missing_ok=True)
         (folder / "top.v").write_text(LINT_OFF + verilog.convert(component, name="top", emit_src=False))
+        (folder / "public.vlt").write_text(PORTS_VISIBLE)
         _share_runtime(folder, build_args, save=False)
-        _attempt(folder / "build.log", f"building {name}", runner.build, sources=[*sources, folder / "top.v"],
+        _attempt(folder / "build.log", f"building {name}", runner.build,
+                 sources=[folder / "public.vlt", *sources, folder / "top.v"],
                  hdl_toplevel="top", build_args=build_args, build_dir=folder, timescale=("1ns", "1ps"), clean=False)
         _share_runtime(folder, build_args, save=True)
         stamp.write_text(digest.hexdigest())
@@ -230,7 +246,8 @@ class StreamMonitor:
             await RisingEdge(self.clock)
             word = int(self.payload.value) if self.valid.value else None
             if offered is not None and word != offered:
-                raise AssertionError(f"{self.name}: offered {offered:#x} but then {word if word is None else hex(word)}")
+                now = "nothing" if word is None else f"{word:#x}"
+                raise AssertionError(f"{self.name}: offered {offered:#x} but then {now}")
             offered = None if ready else word
             yield word if ready else None
 

@@ -10,6 +10,7 @@ import cocotb
 from cobs import cobs
 from cocotb.queue import Queue
 from cocotb.triggers import FallingEdge, First, RisingEdge, Timer, with_timeout
+from cocotb.utils import get_sim_time
 
 from rtl.csr_map import COUNTERS, FIRMWARE_VERSION, LOAD_WORDS, Code, Message, Space
 from tests.bench import check_equal, parameters, seed, start
@@ -73,8 +74,12 @@ class Host:
 
     async def expect(self, kind: int, body: bytes, code: Code, rest: bytes) -> None:
         """Send a request; its reply must be exactly this."""
-        got = await self.ask(kind, body)
+        await self.send_raw(self.encode(kind, body))
+        sent_ns = get_sim_time("ns")
+        got = await self.reply(kind)
+        clocks = (get_sim_time("ns") - sent_ns) * 1000 // CPU_PS
         name = Message(kind).name
+        self.dut._log.info("%s: %d CPU clocks from its last bit to the last bit of the answer", name, clocks)
         assert got == (code, rest), f"{name}: got {got[0].name} {got[1].hex()}, expected {code.name} {rest.hex()}"
 
     async def load(self, words: Sequence[tuple[int, int]], *, image_id: int, base: int = 0) -> None:
@@ -199,6 +204,7 @@ class Engine:
 async def connect(dut: Any) -> tuple[Host, Engine]:
     """Power up, and say hello once the firmware listens."""
     print("seed", seed())
+    dut.hang.value = 0
     host, engine = Host(dut), Engine(dut)
     await start(dut, clk=ENGINE_PS, cpu_clk=CPU_PS)
     for task in (host.listen(), engine.store(), engine.serve_reads(), engine.control()):
@@ -265,9 +271,11 @@ async def load(dut: Any) -> None:
     check_equal("load addresses", [address for address, _ in engine.writes], [address for address, _ in words])
     check_equal("load words", [word for _, word in engine.writes], [word for _, word in words])
 
+    older = struct.pack("<3I", 0, *words[0])
     again = struct.pack("<2I2I", len(words) - 2, words[-2][0], words[-2][1], words[-1][1])
     loaded = struct.pack("<I", len(words))
-    await host.expect(Message.LOAD_DATA, again, Code.OK, loaded)
+    for repeat in (again, older):
+        await host.expect(Message.LOAD_DATA, repeat, Code.OK, loaded)
     assert len(engine.writes) == len(words), "a repeated LOAD_DATA wrote again"
     await host.expect(Message.LOAD_DATA, struct.pack("<3I", len(words) + 1, 0, 0), Code.SEQUENCE, loaded)
     await host.expect(Message.LOAD_DATA, struct.pack("<3I", len(words), 0, 0), Code.RANGE, loaded)
@@ -282,6 +290,13 @@ async def load(dut: Any) -> None:
     else:
         await host.expect(Message.LOAD_END, struct.pack("<I", crc ^ 1), Code.CRC, struct.pack("<I", crc))
     await host.expect(Message.RUN, run_body(count=1, length=1), Code.NO_IMAGE, bytes(4))
+
+    await host.expect(Message.LOAD_BEGIN, struct.pack("<5IB", geometry, 1, 2, 0, 0, 1), Code.OK, bytes(4))
+    engine.writes.clear()
+    for count in (1, 2):
+        overlapping = struct.pack(f"<2I{count}I", 0, words[0][0], *(word for _, word in words[:count]))
+        await host.expect(Message.LOAD_DATA, overlapping, Code.OK, struct.pack("<I", count))
+    assert engine.writes == words[:2], f"overlapping LOAD_DATA wrote {engine.writes}, expected {words[:2]}"
     await host.load(words, image_id=0xABCD, base=0x1000)
     await host.expect(Message.LOAD_END, struct.pack("<I", crc), Code.OK, struct.pack("<I", 0xABCD))
     assert (int(dut.stream_base.value), int(dut.stream_words.value)) == (0x1000, 77)
@@ -422,7 +437,9 @@ async def restart(dut: Any) -> None:
     await set_prompt(host, [1])
     engine.passes_until_stuck = 0
     await host.expect(Message.RUN, run_body(count=10, length=1), Code.OK, struct.pack("<H", 10))
-    dut.cpu.peripherals.timer.idle_us.value = 1 << parameters()["watchdog_us_log2"]
+    dut.hang.value = 1
+    await Timer((1 << parameters()["watchdog_us_log2"]) * 6 * CPU_PS * 5 // 4, "ps")
+    dut.hang.value = 0
     assert (await host.next_frame(Message.FAULT))[1] == struct.pack("<BI", Code.RESTART, 0)
     assert dut.run__running.value == 0, "the engine still runs after the restart"
     engine.passes_until_stuck = 1 << 16

@@ -47,37 +47,34 @@ class Watch:
 
     Parameters
     ----------
-    core : handle of the core.
-    opcode : of the operations.
-    unit, op : names of the unit and of its operation stream.
+    dut : handle of the top.
+    unit : its name.
+    streams : its operation streams by opcode.
     ports : (name, bits, elements) of the ports the unit writes.
     """
 
-    def __init__(self, core: Any, opcode: Opcode, unit: str, op: str, ports: list[tuple[str, int, int]]) -> None:
-        handle = getattr(core, unit)
-        self.opcode = opcode
-        self.valid, self.ready = getattr(handle, f"{op}__valid"), getattr(handle, f"{op}__ready")
-        self.busy = handle.busy
-        self.ports = [(getattr(handle, f"{name}__enable"), getattr(handle, f"{name}__data"),
-                       getattr(handle, f"{name}__address", None), bits, count) for name, bits, count in ports]
+    def __init__(self, dut: Any, unit: str, streams: dict[Opcode, str], ports: list[tuple[str, int, int]]) -> None:
+        self.taken = {opcode: getattr(dut, f"{unit}_{name}_taken") for opcode, name in streams.items()}
+        self.busy = getattr(dut, f"{unit}_busy")
+        self.ports = [(getattr(dut, f"{unit}_{name}_enable"), getattr(dut, f"{unit}_{name}_data"),
+                       getattr(dut, f"{unit}_{name}_address", None), bits, count) for name, bits, count in ports]
         self.done: list[Seen] = []
         self.current: Seen | None = None
 
-    def sample(self, cycle: int, next_op: Iterator[tuple[int, Op]]) -> bool:
-        """Look at this cycle's signals; true when an operation was accepted."""
+    def sample(self, cycle: int, next_op: Iterator[tuple[int, Op]]) -> None:
+        """Look at this cycle's signals."""
         if self.current and self.busy.value:
             self.current.last_busy = cycle
             for enable, data, address, bits, count in self.ports:
                 if enable.value:
                     at = int(address.value) if address is not None else 0
                     self.current.values[at] = lanes_of(int(data.value), bits, count)
-        if self.valid.value and self.ready.value:
-            index, op = next(next_op)
-            assert op.opcode == self.opcode, f"operation {index} is {op}, the {self.opcode.name} unit took it"
-            self.current = Seen(index, op, cycle)
-            self.done.append(self.current)
-            return True
-        return False
+        for opcode, taken in self.taken.items():
+            if taken.value:
+                index, op = next(next_op)
+                assert op.opcode == opcode, f"operation {index} is {op}, the {opcode.name} stream took it"
+                self.current = Seen(index, op, cycle)
+                self.done.append(self.current)
 
 
 class Uart:
@@ -157,17 +154,15 @@ async def tokens_equal_golden(dut: Any) -> None:
     for _ in range(4000):
         await RisingEdge(dut.cpu_clk)
 
-    core = dut.soc.core
-    lanes, rows = config.lanes, config.rows
-    vector_ports = [("memory_write", 18, lanes), ("activation", 8, lanes), ("query", 8, lanes), ("cache", 8, lanes)]
+    vector_ports = [("memory_write", 18, config.lanes),
+                    *((name, 8, config.lanes) for name in ("activation", "query", "cache"))]
     watches = [
-        Watch(core, Opcode.MATVEC, "engine", "op", [("write", 18, rows)]),
-        Watch(core, Opcode.VECTOR, "vector", "op", vector_ports),
-        Watch(core, Opcode.EMBED, "vector", "embed", vector_ports[:1]),
-        Watch(core, Opcode.SCALAR, "scalar", "op", []),
-        Watch(core, Opcode.ATTEND, "attention", "op", [("memory_write", 18, lanes)]),
-        Watch(core, Opcode.SAMPLE, "sampler", "op", []),
-        Watch(core, Opcode.ROTARY, "rotary", "op", []),
+        Watch(dut, "engine", {Opcode.MATVEC: "op"}, [("write", 18, config.rows)]),
+        Watch(dut, "vector", {Opcode.VECTOR: "op", Opcode.EMBED: "embed"}, vector_ports),
+        Watch(dut, "scalar", {Opcode.SCALAR: "op"}, []),
+        Watch(dut, "attention", {Opcode.ATTEND: "op"}, [("memory_write", 18, config.lanes)]),
+        Watch(dut, "sampler", {Opcode.SAMPLE: "op"}, []),
+        Watch(dut, "rotary", {Opcode.ROTARY: "op"}, []),
     ]
 
     async def run_request() -> None:
@@ -186,21 +181,18 @@ async def tokens_equal_golden(dut: Any) -> None:
     passes, cycle, waited, last_token = len(prompt) + count - 1, 0, 0, None
     tokens: list[int] = []
     measured: list[int] = []
-    accepted = iter(())
-    sequencer = core.sequencer
+    accepted = iter(enumerate(image.program))
     while len(tokens) < passes:
         await RisingEdge(dut.clk)
         await ReadOnly()
         cycle += 1
-        if not core.running.value:
+        if not dut.running.value:
             waited += 1
             assert waited < 200_000, f"the run did not start or ended early: frames {uart.frames}"
             continue
         for watch in watches:
-            if watch.valid.value and watch.ready.value and not any(w.done for w in watches):
-                accepted = iter(enumerate(image.program))
             watch.sample(cycle, accepted)
-        if sequencer.finished.value:
+        if dut.finished.value:
             position = len(tokens)
             token = prompt[position] if position < len(prompt) else last_token
             seen = {item.index: item for watch in watches for item in watch.done}
@@ -210,11 +202,11 @@ async def tokens_equal_golden(dut: Any) -> None:
                 assert index in seen, f"token {position} operation {index} {op} was never issued"
                 if op.opcode in (Opcode.MATVEC, Opcode.VECTOR, Opcode.EMBED, Opcode.ATTEND):
                     compare(position, seen[index], expected_writes(config, op, written))
-            assert int(sequencer.sampled.value) == golden.sampled, (
-                f"token {position}: sampled {int(sequencer.sampled.value)}, golden {golden.sampled}")
+            assert int(dut.sampled.value) == golden.sampled, (
+                f"token {position}: sampled {int(dut.sampled.value)}, golden {golden.sampled}")
             last_token = golden.sampled
             tokens.append(last_token)
-            measured.append(int(sequencer.records__payload.value) >> 31)
+            measured.append(int(dut.cycles.value))
             prediction = predict(config, image.program, position, greedy=temperature is None)
             if config.weight_source == "ebr":
                 timeline = [(item.index, item.op.opcode.name, item.last_busy - item.accepted,
@@ -223,6 +215,7 @@ async def tokens_equal_golden(dut: Any) -> None:
                 wrong = [entry for entry in timeline if entry[2] != entry[3]]
                 assert not wrong, f"token {position}: (operation, name, busy, predicted) {wrong[:5]}"
                 assert measured[-1] == prediction.cycles, f"token {position}: {measured[-1]}, {prediction.cycles}"
+            accepted = iter(enumerate(image.program))
             for watch in watches:
                 watch.done.clear()
                 watch.current = None

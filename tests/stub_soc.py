@@ -1,4 +1,4 @@
-"""The SoC of the simulator with a core of a few gates, so that host, link, firmware and registers run without a model."""
+"""A SoC whose core is a few gates: host, link, firmware and registers run without a model."""
 
 from pathlib import Path
 

@@ -1,14 +1,17 @@
 """CPU subsystem, control registers and firmware together, over the bit-level UART."""
 
+import random
+import zlib
+
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
-from amaranth.sim._async import SimulatorContext
+from amaranth.sim import Simulator, SimulatorContext
 
 from rtl.control import Control
 from rtl.cpu import CpuSubsystem
+from rtl.crc32 import Crc32
 from rtl.firmware_build import build_firmware
 from rtl.peripherals import Timer
 from rtl.uart import UartReceiver, UartTransmitter, bit_sixteenths
@@ -18,24 +21,31 @@ LINE = {"clock_hz": 6_000_000, "baud_hz": 1_000_000}
 GEOMETRY = 0x1234_5678
 CONTEXT = 64
 VOCAB = 100
-WATCHDOG_US_LOG2 = 16
+WATCHDOG_US_LOG2 = 13
 
 
 class CpuAndControl(wiring.Component):
-    """The CPU subsystem with the control registers; the ports of the engine side are those of ``Control``."""
+    """The CPU subsystem with the control registers; the ports of the engine side are those of ``Control``.
+
+    While ``hang`` is high no access reaches the registers, so that the firmware hangs in its next one.
+    """
 
     def __init__(self, firmware: bytes, *, watchdog_us_log2: int) -> None:
         self.cpu = CpuSubsystem(firmware=firmware, watchdog_us_log2=watchdog_us_log2, **LINE)
         self.control = Control(geometry=GEOMETRY, has_stream=True, clock_hz=100_000_000, context=CONTEXT, vocab=VOCAB,
                                timeout_cycles=200)
         engine = {name: port for name, port in self.control.signature.members.items() if name != "bus"}
-        super().__init__({**engine, "rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(8)})
+        super().__init__({**engine, "rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(8),
+                          "hang": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.cpu = self.cpu
         m.submodules.control = self.control
-        wiring.connect(m, self.cpu.bus, self.control.bus)
+        request, taken = self.cpu.bus.request, self.control.bus.request
+        wiring.connect(m, self.cpu.bus.response, self.control.bus.response)
+        m.d.comb += [taken.payload.eq(request.payload), taken.valid.eq(request.valid & ~self.hang),
+                     request.ready.eq(taken.ready & ~self.hang)]
         m.d.comb += [self.cpu.rx.eq(self.rx), self.tx.eq(self.cpu.tx), self.leds.eq(self.cpu.leds)]
         for name, member in self.control.signature.members.items():
             if name == "bus":
@@ -64,6 +74,32 @@ def test_protocol(firmware: bytes, testcase: str, seed: int) -> None:
               sources=[CpuSubsystem.lint_waiver, *CpuSubsystem.verilog_files],
               parameters={"geometry": GEOMETRY, "context": CONTEXT, "vocab": VOCAB,
                           "watchdog_us_log2": WATCHDOG_US_LOG2})
+
+
+def test_crc() -> None:
+    """Bytes and words in any mix give the CRC of zlib; the state can be put back."""
+    crc, chance, data = Crc32(), random.Random(1), b""
+
+    async def bench(ctx: SimulatorContext) -> None:
+        nonlocal data
+        ctx.set(crc.set, 1)
+        ctx.set(crc.value, 0xFFFF_FFFF)
+        await ctx.tick()
+        ctx.set(crc.set, 0)
+        for _ in range(100):
+            word, value = chance.getrandbits(1), chance.getrandbits(32)
+            data += value.to_bytes(4, "little")[:4 if word else 1]
+            ctx.set(crc.i.payload, {"data": value, "word": word})
+            ctx.set(crc.i.valid, 1)
+            await ctx.tick().until(crc.i.ready)
+            ctx.set(crc.i.valid, 0)
+            await ctx.tick().until(crc.i.ready)
+            assert ctx.get(crc.state) ^ 0xFFFF_FFFF == zlib.crc32(data), f"wrong after {len(data)} bytes"
+
+    simulator = Simulator(crc)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
 
 
 def test_timer() -> None:

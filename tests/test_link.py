@@ -31,10 +31,11 @@ class SmallImage:
     image_id: int = 77
     geometry: int = 0x1234
     stream_words: int = 300
+    weights: ImageSpace = ImageSpace.SDRAM
 
     def load_words(self) -> list[tuple[ImageSpace, int, np.ndarray]]:
         return [(ImageSpace.PROGRAM, 0, np.arange(12, dtype=np.uint32)),
-                (ImageSpace.SDRAM, 0, np.arange(1000, 1300, dtype=np.uint32) * 0x9E37),
+                (self.weights, 0, np.arange(1000, 1300, dtype=np.uint32) * 0x9E37),
                 (ImageSpace.ROTARY, 64, np.arange(1, dtype=np.uint32))]
 
 
@@ -161,13 +162,13 @@ class TestRequests:
 
     def test_silent_device(self) -> None:
         with FakeDevice(deaf_to=1000) as device, connect(device) as link:
-            with pytest.raises(LinkError, match="does not answer HELLO .4 attempts, nothing arrived"):
+            with pytest.raises(LinkError, match="does not answer HELLO .4 attempts, 0 refused, nothing arrived"):
                 Device(link)
 
     def test_babbling_device(self) -> None:
         """A device with another bitstream may send anything; the host must give up all the same."""
         with FakeDevice(mangle=lambda kind, wire: b"boot 1.0\r\n\0" * 50) as device, connect(device) as link:
-            with pytest.raises(LinkError, match="4 attempts, [0-9]+ damaged frames arrived"):
+            with pytest.raises(LinkError, match="4 attempts, 0 refused, [0-9]+ damaged frames arrived"):
                 Device(link)
 
     def test_device_unplugged(self) -> None:

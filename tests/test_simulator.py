@@ -11,13 +11,18 @@ from pathlib import Path
 
 import pytest
 import serial
-from amaranth.hdl import ClockSignal, Instance, Module, Signal
+from amaranth.back import rtlil
+from amaranth.hdl import ClockSignal, DomainRenamer, Instance, Module, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from host.device import Device, TokenEvent
 from host.errors import TritloomError
+from host.image import Space
 from host.link import SIMULATION_PACE, Link, RefusedError, SerialTransport
+from host.memory_files import split_memories
+from host.shared_modules import share_modules
 from host.verilated import Model, SimulatedProcess
 from rtl.csr_map import COUNTERS
 from tests.stub_soc import BIT_CYCLES, CONTEXT, GEOMETRY, IMAGE_ID, PASS_CYCLES, VOCAB, StubSoc
@@ -33,6 +38,19 @@ endmodule
 """
 
 
+class Delay(wiring.Component):
+    """Two registers on an idle-high line."""
+
+    i: In(1, init=1)
+    o: Out(1, init=1)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        first = Signal(init=1)
+        m.d.sync += [first.eq(self.i), self.o.eq(first)]
+        return m
+
+
 class Echo(wiring.Component):
     """Returns the serial line to the host, register by register; a guard watches it when ``+guard`` asks for it."""
 
@@ -42,11 +60,17 @@ class Echo(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        delay = Signal(4, init=15)
-        m.d.sync += self.leds.eq(self.leds + 1)
-        m.d.cpu += delay.eq(self.uart_rx << 3 | delay >> 1)
-        m.d.comb += self.uart_tx.eq(delay[0])
-        m.submodules.guard = Instance("guard", i_clk=ClockSignal("cpu"), i_level=delay[0])
+        m.submodules.memory = memory = Memory(shape=8, depth=16, init=range(100, 116))
+        lamps = memory.read_port()
+        m.d.comb += [lamps.addr.eq(self.leds), self.leds.eq(lamps.data)]
+        line = self.uart_rx
+        for index in range(3):
+            delay = DomainRenamer("cpu")(Delay())
+            m.submodules[f"delay_{index}"] = delay
+            m.d.comb += delay.i.eq(line)
+            line = delay.o
+        m.d.comb += self.uart_tx.eq(line)
+        m.submodules.guard = Instance("guard", i_clk=ClockSignal("cpu"), i_level=line)
         return m
 
 
@@ -72,6 +96,22 @@ def test_bytes_pass_both_ways(bit_cycles: int, cpu_divider: int) -> None:
     assert len(received) == len(data), f"{len(received)} of {len(data)} bytes came back"
     wrong = [(index, sent, back) for index, (sent, back) in enumerate(zip(data, received, strict=True)) if sent != back]
     assert not wrong, f"byte {wrong[0][0]}: sent {wrong[0][1]:#04x}, received {wrong[0][2]:#04x}"
+
+
+def test_equal_blocks_are_compiled_once() -> None:
+    """Two of three delays share a module (the first has a port of another name), and bytes passed through all three."""
+    text = rtlil.convert(Echo(), name="top", emit_src=False)
+    assert text.count("\nmodule \\top.delay") == 3
+    shared = share_modules(text)
+    assert shared.count("\nmodule \\top.delay") == 2
+    assert shared.count("cell \\top.delay_1 ") == 2
+
+
+def test_memory_contents_move_to_files() -> None:
+    verilog = "  initial begin\n    m[0] = 8'h1f;\n    m[3] = 8'h02;\n  end\n  initial begin\n    r = 1'h0;\n  end\n"
+    text, files = split_memories(verilog)
+    assert text == '  initial $readmemh("memory_0.hex", m);\n  initial begin\n    r = 1\'h0;\n  end\n'
+    assert files == {"memory_0.hex": "@0 1f\n@3 02\n"}
 
 
 def test_build_is_reused() -> None:
@@ -199,9 +239,10 @@ class TestFirmware:
 
     def test_image_is_loaded_and_verified(self, stub: Path) -> None:
         with connected(stub) as device:
-            assert device.load(SmallImage(image_id=88, geometry=GEOMETRY))
+            image = SmallImage(image_id=88, geometry=GEOMETRY, stream_words=0, weights=Space.WEIGHTS)
+            assert device.load(image)
             assert device.hello.image_id == 88
-            assert not device.load(SmallImage(image_id=88, geometry=GEOMETRY))
+            assert not device.load(image)
 
     def test_noise_on_the_line_is_survived(self, stub: Path) -> None:
         """Damaged bytes before a request cost a NAK and a repetition, nothing else."""

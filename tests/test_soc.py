@@ -4,6 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth import Module, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 
 from host.checkpoint import synthetic_checkpoint
 from host.compiler import compile_checkpoint
@@ -13,6 +16,45 @@ from rtl.config import RESIDENT, STREAM
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
 from tests.shapes import SHAPES, STORIES, synthetic_image
+
+# Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
+WATCHED = {
+    "engine": {"streams": ("op",), "writes": ("write",)},
+    "vector": {"streams": ("op", "embed"), "writes": ("memory_write", "activation", "query", "cache")},
+    "scalar": {"streams": ("op",), "writes": ()},
+    "attention": {"streams": ("op",), "writes": ("memory_write",)},
+    "sampler": {"streams": ("op",), "writes": ()},
+    "rotary": {"streams": ("op",), "writes": ()},
+}
+
+
+class ProbedSoc(wiring.Component):
+    """The simulated SoC with what its units do as further ports: ``engine_write_data`` and so on."""
+
+    def __init__(self, *, image: Image) -> None:
+        self.system = SimulatedSoc(config=image.config, image=image)
+        core = self.system.soc.core
+        self._probes = {"running": core.running, "finished": core.finished, "sampled": core.sampler.token,
+                        "cycles": core.records.payload.cycles}
+        for unit, ports in WATCHED.items():
+            part = getattr(core, unit)
+            self._probes[f"{unit}_busy"] = part.busy
+            for name in ports["streams"]:
+                stream = getattr(part, name)
+                self._probes[f"{unit}_{name}_taken"] = stream.valid & stream.ready
+            for name in ports["writes"]:
+                port = getattr(part, name)
+                for member in ("enable", "address", "data"):
+                    if hasattr(port, member):
+                        self._probes[f"{unit}_{name}_{member}"] = Value.cast(getattr(port, member))
+        super().__init__(SimulatedSoc.PORTS | {name: Out(len(value)) for name, value in self._probes.items()})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.system = system = self.system
+        m.d.comb += [system.uart_rx.eq(self.uart_rx), self.uart_tx.eq(system.uart_tx), self.leds.eq(system.leds)]
+        m.d.comb += [getattr(self, name).eq(value) for name, value in self._probes.items()]
+        return m
 
 
 def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int, temperature: float = 0.0,
@@ -25,10 +67,10 @@ def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int,
         weights = folder / f"{name}.sdram"
         weights.write_bytes(image.sections["stream"].tobytes())
         plusargs.append(f"+sdram_image={weights}")
-    soc = SimulatedSoc(config=image.config, image=image)
+    soc = ProbedSoc(image=image)
     parameters = {"image": str(path), "prompt": prompt, "count": count, "temperature": temperature, "seed": seed}
-    run_bench(soc, module="tests.cocotb_soc", name=name, parameters=parameters, sources=soc.verilog_sources,
-              plusargs=plusargs, optimise="-O1")
+    run_bench(soc, module="tests.cocotb_soc", name=name, parameters=parameters, sources=soc.system.verilog_sources,
+              plusargs=plusargs)
 
 
 def test_tiny_equals_golden(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from amaranth.lib import wiring
 from rtl.sdram_controller import SDRAMController
 from rtl.sdram_parts import DEFAULT_PART
 from rtl.weight_stream import WeightStream
+from sim.sdram_chip import CHIP_SOURCE, chip_instance
 from tests.bench import run_bench
-from tests.test_sdram import CHIP, SDRAM_HZ, chip_instance
 
 FIFO_WORDS = 256
+SDRAM_HZ = 133e6
 
 
 class StreamOnChip(wiring.Component):
@@ -42,7 +43,7 @@ class StreamOnChip(wiring.Component):
 
 def test_weight_stream() -> None:
     """Order, exactness, stop and restart, host accesses and speed, at the nominal and at unrelated clock ratios."""
-    log = run_bench(StreamOnChip(), module="tests.cocotb_weight_stream", name="weight_stream", sources=[CHIP],
+    log = run_bench(StreamOnChip(), module="tests.cocotb_weight_stream", name="weight_stream", sources=[CHIP_SOURCE],
                     parameters={"fifo_words": FIFO_WORDS})
     print(*(line for line in log.splitlines() if "measured" in line), sep="\n")
 

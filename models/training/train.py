@@ -236,7 +236,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for soft targets and the resumable state.")] = ROOT
     / "build/training",
     export_every: Annotated[float, typer.Option(help="Minutes between published checkpoints.")] = 10.0,
-    resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder, with its options.")] = False,
     compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
     threads: Annotated[int, typer.Option(help="Threads of the tensor library.")] = 1,
     matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,

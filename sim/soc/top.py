@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from host.image import Image
 from rtl.config import Config
+from rtl.cpu import CpuSubsystem
 from rtl.firmware_build import build_firmware
 from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.soc import Soc
@@ -16,7 +17,7 @@ from rtl.soc import Soc
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHIP = ROOT / "sim" / "sdram_chip.v"
 FIRMWARE_BUILD = ROOT / "build" / "firmware"
-ENGINE_HZ = 66_666_667     # what the counters are converted with; the simulation itself has no time
+ENGINE_HZ = 64_000_000     # what the counters are converted with; the simulation itself has no time
 CPU_DIVIDER = 2            # engine cycles per CPU cycle
 BIT_CYCLES = 8             # CPU cycles per bit of the serial line
 
@@ -43,20 +44,23 @@ class SimulatedSoc(wiring.Component):
 
     Members
     -------
+    soc : the SoC inside.
     uart_rx, uart_tx, leds : as in `Soc`.
     """
+
+    PORTS = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8)}
 
     def __init__(self, *, config: Config, image: Image, part: SDRAMPart = DEFAULT_PART) -> None:
         cpu_hz = ENGINE_HZ // CPU_DIVIDER
         self._part = part
-        self._soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
+        self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
                         cpu_hz=cpu_hz, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part, image_loaded=True)
-        self.verilog_sources = [*self._soc.verilog_files, *([CHIP] if self._soc.streaming else [])]
-        super().__init__({"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8)})
+        self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *([CHIP] if self.soc.streaming else [])]
+        super().__init__(self.PORTS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.soc = soc = self._soc
+        m.submodules.soc = soc = self.soc
         m.d.comb += [soc.uart_rx.eq(self.uart_rx), self.uart_tx.eq(soc.uart_tx), self.leds.eq(soc.leds)]
         if soc.streaming:
             m.submodules.chip = chip_instance(self._part, 2 * ENGINE_HZ, soc.sdram, ClockSignal("sdram"))

@@ -1,0 +1,36 @@
+"""The tile engine joined with its weight sources against the golden model."""
+
+from dataclasses import asdict
+
+import pytest
+
+from rtl.config import RESIDENT, TINY, Config
+from tests.bench import run_bench
+from tests.engine_components import ODD_MEMORY, ODD_STREAM, WIDE_STREAM, EngineWithDecoder, EngineWithMemory
+
+
+def run_engine(config: Config, seeds: int, load_stride: int = 1) -> None:
+    """Random operations with ``seeds`` seeds; every ``load_stride``-th tile of a memory is loaded."""
+    streaming = config.weight_source == "sdram"
+    run_bench((EngineWithDecoder if streaming else EngineWithMemory)(config=config), module="tests.cocotb_engine",
+              name=f"engine_{config.name}",
+              parameters={"config": asdict(config), "seeds": list(range(seeds)), "load_stride": load_stride})
+
+
+@pytest.mark.parametrize("config", [ODD_MEMORY, ODD_STREAM], ids=lambda config: config.name)
+def test_odd_geometries(config: Config) -> None:
+    """Row counts that are no power of two, partly used codes and words, more planes: nothing hangs on round sizes."""
+    run_engine(config, seeds=9)
+
+
+def test_tiny_engine() -> None:
+    run_engine(TINY, seeds=6, load_stride=37)
+
+
+def test_block_tables() -> None:
+    """Tables in block RAM with one row: the streaming geometry with fewer blocks."""
+    run_engine(WIDE_STREAM, seeds=6)
+
+
+def test_resident_engine() -> None:
+    run_engine(RESIDENT, seeds=4, load_stride=171)
