@@ -120,7 +120,9 @@ class Build:
         status = log.run("nextpnr-ecp5", (
             platform._nextpnr_device_options[platform.device], "--package",
             platform._nextpnr_package_options[platform.package].upper(), "--speed", platform.speed,
-            "--seed", str(self.seed), "--json", "netlist.json", "--lpf", f"{TOP}.lpf", "--textcfg", "top.config",
+            # Three times as fast as the default router on the tiny configuration, which fills 70 % of a 12F.
+            "--router", "router2", "--seed", str(self.seed),
+            "--json", "netlist.json", "--lpf", f"{TOP}.lpf", "--textcfg", "top.config",
             "--report", report.name), folder=self.work, result=report)
         self.routed = status == 0
         self.timing = json.loads(report.read_text())

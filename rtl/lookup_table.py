@@ -59,12 +59,13 @@ class LookupTable(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         immediate = table_latency(self._table_blocks) == 0
-        # A program never reads tables while they are written, so their behaviour then is left open.
+        # Tables are never read while they are written. Synthesis may rely on that only if the register of a block
+        # RAM is outside the read port.
         m.submodules.memory = memory = Memory(
             shape=self.data.shape(), depth=self._table_blocks << INDEX_BITS, init=[],
             attrs={"ram_style": "distributed" if immediate else "block", "no_rw_check": 1})
         write = memory.write_port()
-        read = memory.read_port(domain="comb" if immediate else "sync")
+        read = memory.read_port(domain="comb")
         m.d.comb += [write.en.eq(self.enable), write.addr.eq(self.address), write.data.eq(self.data)]
         if self._table_blocks > 1:
             m.d.comb += read.addr.eq(self.index | self.block << INDEX_BITS)
@@ -73,7 +74,8 @@ class LookupTable(wiring.Component):
         if immediate:
             m.d.comb += self.value.eq(read.data)
         else:
-            m.d.sync += self.value.eq(read.data)
+            output = Signal.like(self.value)
+            m.d.sync += [output.eq(read.data), self.value.eq(output)]
         return m
 
 
@@ -131,29 +133,32 @@ class TableFill(wiring.Component):
             shape=int8s(self._lanes), depth=self._depth, init=[],
             attrs={"ram_style": "distributed" if self._depth <= BUFFER_DISTRIBUTED_DEPTH else "block",
                    "no_rw_check": 1})
-        write, read = buffer.write_port(), buffer.read_port()
+        write, read = buffer.write_port(), buffer.read_port(domain="comb")
         m.d.comb += [write.en.eq(self.activation.enable), write.addr.eq(self.activation.address),
                      write.data.eq(self.activation.data)]
 
         active, phase, beat = Signal(), Signal(range(period)), Signal(ceil_log2(self._depth))
         block, blocks = Signal(block_shape(self._table_blocks)), Signal.like(self.blocks)
         wrap = phase == period - 1
-        m.d.comb += [read.addr.eq(beat), read.en.eq(active & (phase < beats)),
+        reading, beat_data = Signal(), Signal(int8s(self._lanes))
+        m.d.comb += [read.addr.eq(beat), reading.eq(active & (phase < beats)),
                      self.done.eq(active & wrap & (block == blocks - 1))]
         with m.If(self.start):
             m.d.sync += [active.eq(1), phase.eq(0), beat.eq(self.source), block.eq(0), blocks.eq(self.blocks)]
         with m.Elif(active):
-            m.d.sync += [phase.eq(Mux(wrap, 0, phase + 1)), block.eq(block + wrap), beat.eq(beat + read.en)]
+            m.d.sync += [phase.eq(Mux(wrap, 0, phase + 1)), block.eq(block + wrap), beat.eq(beat + reading)]
             with m.If(self.done):
                 m.d.sync += active.eq(0)
 
+        with m.If(reading):
+            m.d.sync += beat_data.eq(read.data)
         capture = Signal(beats)
-        m.d.sync += capture.eq(Mux(read.en, 1 << phase[: ceil_log2(beats)], 0) if beats > 1 else read.en)
+        m.d.sync += capture.eq(Mux(reading, 1 << phase[: ceil_log2(beats)], 0) if beats > 1 else reading)
         activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * CODE_TRITS))
         for index in range(beats):
             with m.If(capture[index]):
                 for lane in range(self._lanes):
-                    m.d.sync += activations[index * self._lanes + lane].eq(read.data[lane])
+                    m.d.sync += activations[index * self._lanes + lane].eq(beat_data[lane])
 
         step = Signal(INDEX_BITS)
         m.d.comb += step.eq(Mux(active & (phase >= beats), phase - (beats - 1), 0))

@@ -103,15 +103,19 @@ class WeightMemory(wiring.Component):
         m.d.comb += address.i.eq(next_address)
         words = []
         for word in range(c.row_words):
-            # Loading and reading exclude each other, so what a read sees during a write is left open.
+            # Loading and reading exclude each other. Synthesis may rely on that only if the register of the block RAM
+            # is outside the read port.
             memory = Memory(shape=WORD_BITS, depth=c.weight_depth,
                             init=[int(value) for value in self._init[:, row * c.row_words + word]],
                             attrs={"ram_style": "block", "no_rw_check": 1})
             m.submodules[f"memory_{row}_{word}"] = memory
-            write, read = memory.write_port(), memory.read_port()
+            write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [
                 write.en.eq(load.enable & (load.row == row) & (load.word == word)), write.addr.eq(load.tile),
-                write.data.eq(load.data), read.addr.eq(address.o), read.en.eq(advance)]
-            words.append(read.data[: CODE_BITS * WORD_CODES])
+                write.data.eq(load.data), read.addr.eq(address.o)]
+            word_data = Signal(CODE_BITS * WORD_CODES, name=f"data_{row}_{word}")
+            with m.If(advance):
+                m.d.sync += word_data.eq(read.data)
+            words.append(word_data)
         with m.If(advance):
             m.d.sync += self.tiles.payload[row].eq(Cat(words)[: CODE_BITS * c.codes])

@@ -9,6 +9,7 @@
 /* verilator lint_off BLKSEQ */
 /* verilator lint_off WIDTHEXPAND */
 /* verilator lint_off PROCASSINIT */
+/* verilator lint_off UNUSEDSIGNAL */
 module sdram_chip #(
     parameter ROW_BITS = 13, COLUMN_BITS = 9,
     parameter RCD = 3, RP = 3, RAS = 6, RC = 9, RFC = 9, WR = 2, RRD = 2, MRD = 2, REFI = 1040, POWER_UP = 200

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STALL_PATTERNS = ("none", "random", "worst")
 # Verilator's own complaints that are about the style of generated Verilog, never about its meaning.
 GENERATED_STYLE = ("ALWNEVER", "ASCRANGE", "CASEINCOMPLETE", "CASEOVERLAP", "CMPCONST", "DECLFILENAME",
-                   "PINCONNECTEMPTY", "PROCASSINIT", "SELRANGE", "UNDRIVEN", "UNOPTFLAT", "UNSIGNED", "UNUSEDPARAM",
-                   "UNUSEDSIGNAL", "VARHIDDEN", "WIDTH")
+                   "PINCONNECTEMPTY", "PROCASSINIT", "SELRANGE", "SYNCASYNCNET", "UNDRIVEN", "UNOPTFLAT", "UNSIGNED",
+                   "UNUSEDPARAM", "UNUSEDSIGNAL", "VARHIDDEN", "WIDTH")
 LINT_OFF = "".join(f"/* verilator lint_off {rule} */\n" for rule in GENERATED_STYLE)
 
 PORTS_VISIBLE = '`verilator_config\npublic_flat_rw -module "top" -var "*"\n'

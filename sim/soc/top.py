@@ -1,9 +1,8 @@
 """The SoC with everything the simulator needs around it: firmware, and in the stream configuration the SDRAM chip."""
 
-from dataclasses import asdict
 from pathlib import Path
 
-from amaranth import ClockSignal, Instance, Module
+from amaranth import ClockSignal, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,24 +12,13 @@ from rtl.cpu import CpuSubsystem
 from rtl.firmware_build import build_firmware
 from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.soc import Soc
+from sim.sdram_chip import CHIP_SOURCE, chip_instance
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHIP = ROOT / "sim" / "sdram_chip.v"
 FIRMWARE_BUILD = ROOT / "build" / "firmware"
 ENGINE_HZ = 64_000_000     # what the counters are converted with; the simulation itself has no time
 CPU_DIVIDER = 2            # engine cycles per CPU cycle
 BIT_CYCLES = 8             # CPU cycles per bit of the serial line
-
-
-def chip_instance(part: SDRAMPart, clock_hz: float, pins: wiring.PureInterface, clock: object) -> Instance:
-    """The chip model behind the pins, with the timings of ``part`` and a shortened power-up."""
-    timing = asdict(part.timing(clock_hz, power_up_us=1))
-    del timing["cas_latency"]
-    return Instance(
-        "sdram_chip", p_ROW_BITS=part.row_bits, p_COLUMN_BITS=part.column_bits,
-        **{f"p_{name.upper()}": cycles for name, cycles in timing.items()}, i_clk=clock, i_cke=pins.cke,
-        i_cs_n=pins.cs_n, i_ras_n=pins.ras_n, i_cas_n=pins.cas_n, i_we_n=pins.we_n, i_ba=pins.ba, i_a=pins.a,
-        i_dqm=pins.dqm, i_dq_i=pins.dq_o, i_dq_oe=pins.dq_oe, o_dq_o=pins.dq_i)
 
 
 class SimulatedSoc(wiring.Component):
@@ -55,7 +43,7 @@ class SimulatedSoc(wiring.Component):
         self._part = part
         self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
                         cpu_hz=cpu_hz, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part, image_loaded=True)
-        self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *([CHIP] if self.soc.streaming else [])]
+        self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *([CHIP_SOURCE] if self.soc.streaming else [])]
         super().__init__(self.PORTS)
 
     def elaborate(self, platform: object) -> Module:
