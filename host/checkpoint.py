@@ -7,7 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward)."""
+    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward).
+
+    ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
+    """
 
     hidden: int
     feed_forward: int
@@ -21,6 +24,7 @@ class Shape:
     norm_epsilon: float = 1e-5
     embed_planes: int = 3
     head_planes: int = 2
+    residual_fraction: int = 12
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from host.image import PROGRAM_PIECES, Image
 from host.packing import codes_to_words, to_base3, to_codes
 from host.program import LOG2_E, Layout, ProgramBuilder, Scalars
 from host.tiler import Tiler
-from rtl.config import QK_FRACTION, RESIDUAL_FRACTION, Config
-from rtl.isa import NO_SCALAR, TEMPERATURE_SCALAR, Unit
+from rtl.config import QKV_FRACTION, Config
+from rtl.isa import NO_SCALAR, SQUARE_SHIFT, TEMPERATURE_SCALAR, Unit
 from sim.fixed import GUMBEL_FRACTION, rotary_table
 
 S = Scalars
@@ -67,13 +67,13 @@ class _Compiler:
     def __init__(self, checkpoint: Checkpoint, config: Config, layout: Layout, tiler: Tiler) -> None:
         self.checkpoint, self.config, self.layout, self.tiler = checkpoint, config, layout, tiler
         self.shape: Shape = checkpoint.shape
+        self.one = 2.0**self.shape.residual_fraction
         self.emit = ProgramBuilder()
 
     def program(self) -> list:
         emit, at = self.emit, self.layout
-        one = 2.0**RESIDUAL_FRACTION
         emit.rotary()
-        emit.scalar(S.SCALE, NO_SCALAR, constant=self._scale("embed") * one)
+        emit.scalar(S.SCALE, NO_SCALAR, constant=self._scale("embed") * self.one)
         emit.embed(at.x, at.hidden_beats, S.SCALE, S.PEAK, wait=Unit.SCALAR)
         for layer in range(self.shape.layers):
             self._norm()
@@ -92,11 +92,11 @@ class _Compiler:
     def _norm(self) -> None:
         """Quantise x / rms(x): the int8 values need only the peak, the root mean square survives in S.ACT."""
         emit, at, hidden = self.emit, self.layout, self.shape.hidden
-        squares_per_unit = 2.0 ** (2 * RESIDUAL_FRACTION - 8)
+        squares_per_unit = self.one**2 / (1 << SQUARE_SHIFT)
         epsilon = round(self.shape.norm_epsilon * hidden * squares_per_unit)
         emit.square(at.x, at.hidden_beats, S.SQUARES, S.PEAK, epsilon)
         self._quantise(at.x, at.hidden_beats, S.PEAK)
-        to_real = (hidden * squares_per_unit) ** 0.5 / (127 * 2.0**RESIDUAL_FRACTION)
+        to_real = (hidden * squares_per_unit) ** 0.5 / (127 * self.one)
         emit.rsqrt(S.ACT, S.SQUARES, S.PEAK, constant=to_real)
 
     def _quantise(self, source: int, beats: int, peak: int) -> None:
@@ -111,10 +111,10 @@ class _Compiler:
     def _queries_keys_values(self, layer: int) -> None:
         emit, at, shape = self.emit, self.layout, self.shape
         self._matvec(f"{layer}.qkv", at.q, S.SCRATCH)
-        query_scale = LOG2_E / shape.head_dim**0.5 * 2.0**QK_FRACTION
+        query_scale = LOG2_E / shape.head_dim**0.5 * 2.0**QKV_FRACTION
         emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q") * query_scale)
-        emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k") * 2.0**QK_FRACTION)
-        emit.scalar(S.V, S.ACT, constant=self._scale(f"{layer}.v") * 2.0**RESIDUAL_FRACTION)
+        emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k") * 2.0**QKV_FRACTION)
+        emit.scalar(S.V, S.ACT, constant=self._scale(f"{layer}.v") * 2.0**QKV_FRACTION)
         emit.scale(at.q, at.q_beats, S.Q, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
         emit.rotate(at.q, at.q_beats, S.PEAK, wait=Unit.ROTARY)
         emit.block(S.Q, S.PEAK)
@@ -142,7 +142,7 @@ class _Compiler:
         if at.kv_beats > 1:
             emit.peak(at.o, at.q_beats, S.PEAK)
         self._quantise(at.o, at.q_beats, S.PEAK)
-        emit.scalar(S.DELTA, S.PEAK, constant=self._scale(f"{layer}.o") / 127)
+        emit.scalar(S.DELTA, S.PEAK, constant=self._scale(f"{layer}.o") / 127 * self.one / 2.0**QKV_FRACTION)
         self._project(f"{layer}.o")
 
     def _project(self, name: str) -> None:
@@ -158,7 +158,7 @@ class _Compiler:
         gate, up, down = (self._scale(f"{layer}.{name}") for name in ("gate", "up", "down"))
         self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
         emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
-        emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * 2.0**RESIDUAL_FRACTION / 127)
+        emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
         emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.PEAK, wait=Unit.ENGINE)
         self._quantise(at.gate, at.feed_beats, S.PEAK)

@@ -24,6 +24,7 @@ REQUIRED_VALUES = {
     "hidden_act": "relu2", "norm_gain": False, "rope_interleaved": True, "tie_word_embeddings": False,
 }
 MAX_DIMENSION = 1 << 20
+MAX_FRACTION = 14
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TOKENIZER_BYTES = 1 << 24
 
@@ -71,6 +72,10 @@ def _read_shape(path: Path) -> Shape:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_DIMENSION:
             raise TritloomError(f"{path}: {key} must be an integer from 1 to {MAX_DIMENSION}, got {value!r}")
         values[field] = value
+    values["residual_fraction"] = config.get("residual_fraction", Shape.residual_fraction)
+    if values["residual_fraction"] not in range(MAX_FRACTION + 1):
+        raise TritloomError(f"{path}: residual_fraction must be an integer from 0 to {MAX_FRACTION}, "
+                            f"got {values['residual_fraction']!r}")
     reals: dict[str, float] = {}
     for field, key in (("rope_theta", "rope_theta"), ("norm_epsilon", "rms_norm_eps")):
         value = config.get(key)

@@ -61,7 +61,7 @@ class Accumulator(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        total, total_negative = Signal(signed(self._bits)), Signal()
+        total, total_negative = Signal(signed(self._bits), reset_less=True), Signal(reset_less=True)
         adders = {name: GatedAdder(width=self._bits, primitives=self._primitives)
                   for name in ("triple", "accumulate", "round")}
         for name, adder in adders.items():
@@ -74,7 +74,7 @@ class Accumulator(wiring.Component):
         with m.If(self.valid):
             m.d.sync += [total.eq(accumulate.o), total_negative.eq(self.dot_negative)]
 
-        rounded = Signal(signed(self._bits))
+        rounded = Signal(signed(self._bits), reset_less=True)
         m.d.comb += connect_adder(rounding, self.half, total, negative=total_negative, carry=total_negative)
         m.d.sync += rounded.eq(rounding.o)
         self._shift(m, rounded)
@@ -98,8 +98,10 @@ class Accumulator(wiring.Component):
                 if len(above):
                     with m.Case(select):
                         m.d.comb += overflow.eq(above != sign.replicate(len(above)))
+        magnitude, negative = Signal(MAGNITUDE_BITS, reset_less=True), Signal(reset_less=True)
         with m.If(overflow):
-            m.d.sync += self.magnitude.eq(C(-1, unsigned(MAGNITUDE_BITS)))
+            m.d.sync += magnitude.eq(C(-1, unsigned(MAGNITUDE_BITS)))
         with m.Else():
-            m.d.sync += self.magnitude.eq(coarse.o)
-        m.d.sync += self.negative.eq(sign)
+            m.d.sync += magnitude.eq(coarse.o)
+        m.d.sync += negative.eq(sign)
+        m.d.comb += [self.magnitude.eq(magnitude), self.negative.eq(negative)]

@@ -97,7 +97,7 @@ class AdderTree(wiring.Component):
     def _register(self, m: Module, level: int, words: list[list[Branch]], signs: dict[int, Value]) -> None:
         """Put a register behind every branch and the signs that are still needed."""
         for branch in (branch for word in words for branch in word):
-            value = Signal.like(branch.value, name=f"value_{level}_{branch.first}")
-            sign = Signal(name=f"sign_{level}_{branch.first}")
+            value = Signal.like(branch.value, name=f"value_{level}_{branch.first}", reset_less=True)
+            sign = Signal(name=f"sign_{level}_{branch.first}", reset_less=True)
             m.d.sync += [value.eq(branch.value), sign.eq(signs[branch.first])]
             branch.value, signs[branch.first] = value, sign

@@ -16,10 +16,10 @@ def top_module(netlist: Mapping[str, Any]) -> Module:
     return next(module for module in netlist["modules"].values() if int(module["attributes"].get("top", "0"), 2))
 
 
-def _readers(module: Module) -> set[int | str]:
-    """Nets that an input of a cell or an output of the module reads."""
+def _readers(module: Module, *, but: str | None = None) -> set[int | str]:
+    """Nets that an output of the module reads, or an input of a cell on any port ``but`` one."""
     read = {bit for cell in module["cells"].values() for port, bits in cell["connections"].items()
-            if cell["port_directions"][port] != "output" for bit in bits}
+            if cell["port_directions"][port] != "output" and port != but for bit in bits}
     return read | {bit for port in module["ports"].values() if port["direction"] != "input" for bit in port["bits"]}
 
 
@@ -40,13 +40,15 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
 
 def lut_sites(module: Module) -> int:
     """LUT4 sites of one module of a mapped netlist, with the feeds of its carry chains."""
-    chains = [cell["connections"] for cell in module["cells"].values() if cell["type"] == "CCU2C"]
+    cells = module["cells"].values()
+    chains = [cell["connections"] for cell in cells if cell["type"] == "CCU2C"]
     carries_in = {bit for connections in chains for bit in connections.get("CIN", ())}
     carries_out = {bit for connections in chains for bit in connections.get("COUT", ())}
-    sites = sum(LUT_SITES.get(cell["type"], 0) for cell in module["cells"].values())
+    in_logic = _readers(module, but="CIN")
+    sites = sum(LUT_SITES.get(cell["type"], 0) for cell in cells)
     for connections in chains:
         sites += CARRY_FEED_SITES * any(
             bit != UNDRIVEN and bit not in carries_out for bit in connections.get("CIN", ()))
         sites += CARRY_FEED_SITES * any(
-            bit != UNDRIVEN and bit not in carries_in for bit in connections.get("COUT", ()))
+            bit != UNDRIVEN and (bit in in_logic or bit not in carries_in) for bit in connections.get("COUT", ()))
     return sites

@@ -10,7 +10,6 @@ from rtl.build_netlist import top_module
 
 PLL_PINS = ("CLKOP", "CLKOS", "CLKOS2", "CLKOS3")
 GLOBAL_PREFIX = "$glbnet$"  # what nextpnr puts before the name of a net that it moves to the clock network
-RAMW_SITES = 2              # LUT4 sites of the write port of one distributed RAM
 TOOL_SOURCE = "/share/"      # yosys's own library, which says nothing about the design
 # Suffixes that name a cell after the ports between it and the signal it was named for.
 CELL_SUFFIX = re.compile(r"_(?:LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|DP16KD|MULT18X18D|ALU54B)(?:_|$).*")
@@ -36,8 +35,7 @@ def resources(report: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]
     """
     def count(which: str) -> dict[str, int]:
         cells = {name: entry[which] for name, entry in report["utilization"].items()}
-        write_ports = cells["TRELLIS_RAMW"] * RAMW_SITES if which == "used" else 0
-        return {"LUT4": cells["TRELLIS_COMB"] + write_ports, "FF": cells["TRELLIS_FF"], "EBR": cells["DP16KD"],
+        return {"LUT4": cells["TRELLIS_COMB"], "FF": cells["TRELLIS_FF"], "EBR": cells["DP16KD"],
                 "DSP": cells["MULT18X18D"]}
     return count("used"), count("available")
 

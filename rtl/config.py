@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 
 ELEMENT_BITS = 18          # vector element, signed; the native operand width of an ECP5 multiplier
-RESIDUAL_FRACTION = 12     # fraction bits of the residual stream and of values V
-QK_FRACTION = 10           # fraction bits of queries and keys before block floating point
+QKV_FRACTION = 10          # fraction bits of queries, keys and values before block floating point
 SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
 CODE_TRITS = 3             # trits per table code
 CODE_BITS = 5              # a sign and a 4-bit index into the 14 canonical sums

@@ -74,8 +74,9 @@ class LookupTable(wiring.Component):
         if immediate:
             m.d.comb += self.value.eq(read.data)
         else:
-            output = Signal.like(self.value)
-            m.d.sync += [output.eq(read.data), self.value.eq(output)]
+            output, value = (Signal.like(self.value, reset_less=True) for _ in range(2))
+            m.d.sync += [output.eq(read.data), value.eq(output)]
+            m.d.comb += self.value.eq(value)
         return m
 
 
@@ -140,7 +141,7 @@ class TableFill(wiring.Component):
         active, phase, beat = Signal(), Signal(range(period)), Signal(ceil_log2(self._depth))
         block, blocks = Signal(block_shape(self._table_blocks)), Signal.like(self.blocks)
         wrap = phase == period - 1
-        reading, beat_data = Signal(), Signal(int8s(self._lanes))
+        reading, beat_data = Signal(), Signal(int8s(self._lanes), reset_less=True)
         m.d.comb += [read.addr.eq(beat), reading.eq(active & (phase < beats)),
                      self.done.eq(active & wrap & (block == blocks - 1))]
         with m.If(self.start):
@@ -154,7 +155,7 @@ class TableFill(wiring.Component):
             m.d.sync += beat_data.eq(read.data)
         capture = Signal(beats)
         m.d.sync += capture.eq(Mux(reading, 1 << phase[: ceil_log2(beats)], 0) if beats > 1 else reading)
-        activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * CODE_TRITS))
+        activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * CODE_TRITS), reset_less=True)
         for index in range(beats):
             with m.If(capture[index]):
                 for lane in range(self._lanes):
@@ -185,12 +186,14 @@ class TableFill(wiring.Component):
 
         for code in range(self._codes):
             a, b, c = (activations[code * CODE_TRITS + index] for index in range(CODE_TRITS))
-            third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}")
+            third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}", reset_less=True)
             pair = GatedAdder(width=ACTIVATION_BITS + 1, primitives=self._primitives)
             entry_adder = GatedAdder(width=sum_bits(1), primitives=self._primitives)
             m.submodules[f"pair_{code}"], m.submodules[f"entry_{code}"] = pair, entry_adder
-            pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}")
+            pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}", reset_less=True)
+            entry = Signal(signed(sum_bits(1)), name=f"entry_{code}", reset_less=True)
             m.d.comb += connect_adder(pair, third, b, gate=trits[2], negative=trits[3], carry=trits[3])
             m.d.comb += connect_adder(entry_adder, pair_sum, a, gate=first_gate, negative=first_negative,
                                       carry=first_negative)
-            m.d.sync += [third.eq(Mux(third_next, c, 0)), pair_sum.eq(pair.o), self.write.data[code].eq(entry_adder.o)]
+            m.d.comb += self.write.data[code].eq(entry)
+            m.d.sync += [third.eq(Mux(third_next, c, 0)), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]

@@ -77,7 +77,9 @@ class ScalarUnit(wiring.Component):
         # A product of two mantissas has one bit less than both together, or as many.
         wide = product[-1]
         normal = Mux(wide, product[MANTISSA_BITS:], product[MANTISSA_BITS - 1 :])
-        interpolated = point.data.base - product[SLOPE_BITS:]
+        # Block RAM is too slow to subtract from in the cycle of its data.
+        base = Signal.like(point.data.base)
+        interpolated = base - product[SLOPE_BITS:]
         m.d.comb += [
             result.payload.register.eq(operation.rd), result.payload.value.eq(normal[:MANTISSA_BITS]),
             result.payload.exponent.eq(exponent + second.exponent + (MANTISSA_BITS - 1) + wide),
@@ -117,7 +119,7 @@ class ScalarUnit(wiring.Component):
                         m.next = "TABLE"
             with m.State("TABLE"):
                 m.d.sync += [
-                    first.eq(point.data.drop),
+                    base.eq(point.data.base), first.eq(point.data.drop),
                     second.mantissa.eq(Mux(root, offset[:FRACTION_BITS], offset[: FRACTION_BITS - 1] << 1))]
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):

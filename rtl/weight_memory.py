@@ -113,9 +113,11 @@ class WeightMemory(wiring.Component):
             m.d.comb += [
                 write.en.eq(load.enable & (load.row == row) & (load.word == word)), write.addr.eq(load.tile),
                 write.data.eq(load.data), read.addr.eq(address.o)]
-            word_data = Signal(CODE_BITS * WORD_CODES, name=f"data_{row}_{word}")
+            word_data = Signal(CODE_BITS * WORD_CODES, name=f"data_{row}_{word}", reset_less=True)
             with m.If(advance):
                 m.d.sync += word_data.eq(read.data)
             words.append(word_data)
+        codes = Signal(CODE_BITS * c.codes, name=f"codes_{row}", reset_less=True)
         with m.If(advance):
-            m.d.sync += self.tiles.payload[row].eq(Cat(words)[: CODE_BITS * c.codes])
+            m.d.sync += codes.eq(Cat(words))
+        m.d.comb += self.tiles.payload[row].eq(codes)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from amaranth import Module, Signal
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from boards import BOARDS
@@ -23,6 +24,7 @@ from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
 from rtl.build_report import clocks, worst_path
 from rtl.config import CONFIGS, TINY
 from rtl.sdram_controller import PinsSignature
+from rtl.soc import Soc
 from tests.shapes import synthetic_image
 
 ULX3S = BOARDS["ulx3s"]
@@ -136,6 +138,8 @@ def test_carry_feeds_are_counted_and_unused_ones_dropped(
     assert [cells[f"add{index}"]["connections"]["COUT"] for index in range(2)] == [[101], [102]]
     assert cells["add2"]["connections"]["COUT"] == (["x"] if dropped else [103])
     assert lut_sites(top_module(netlist)) == sites
+    cells["logic"] = {"type": "PFUMX", "port_directions": {"A": "input"}, "connections": {"A": [102]}}
+    assert lut_sites(top_module(netlist)) == sites + 2
 
 
 def test_clocks_are_found_by_the_pins_of_the_pll() -> None:
@@ -165,7 +169,7 @@ def test_worst_path_names_signals_of_the_source() -> None:
 
 
 class SmallEngine(wiring.Component):
-    """Stands where the tile engine stands: a multiplier and two adders."""
+    """Stands where the tile engine stands: a multiplier, two adders and a distributed RAM."""
 
     i: In(16)
     o: Out(32)
@@ -173,7 +177,10 @@ class SmallEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         square, total = Signal(32), Signal(32)
-        m.d.sync += [square.eq(self.i * self.i), total.eq(total + square), self.o.eq(total ^ (total * 5)[7:])]
+        m.submodules.table = table = Memory(shape=8, depth=16, init=[])
+        write, read = table.write_port(), table.read_port(domain="comb")
+        m.d.comb += [write.en.eq(1), write.addr.eq(self.i), write.data.eq(total), read.addr.eq(total[9:])]
+        m.d.sync += [square.eq(self.i * self.i + read.data), total.eq(total + square), self.o.eq(total ^ (total * 5)[7:])]
         return m
 
 
@@ -227,6 +234,8 @@ def test_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
     assert set(report["clocks"]) == {"sync", "cpu", "sdram"}
     assert report["clocks"]["sdram"]["required_mhz"] == 100
     assert all(clock["achieved_mhz"] >= clock["required_mhz"] for clock in report["clocks"].values())
+    cells = job.netlist["modules"][ENGINE]["cells"].values()
+    assert {"CCU2C", "LUT4", "TRELLIS_DPR16X4"} <= {cell["type"] for cell in cells}
     netlist_sites = lut_sites(top_module(job.netlist)) + lut_sites(job.netlist["modules"][ENGINE])
     assert 0 <= report["resources"]["LUT4"] - netlist_sites <= 2, report["resources"]
     assert report["lut4_per_mac"] == round(report["engine_lut4"] / TINY.macs, 2)
@@ -243,3 +252,17 @@ def test_missed_timing_fails_and_shows_the_path(tmp_path: Path, capsys: pytest.C
     assert "soc.core.engine" in capsys.readouterr().out
     assert not (tmp_path / BITSTREAM).exists()
     assert json.loads((tmp_path / REPORT).read_text())["clocks"]["sync"]["required_mhz"] == 200
+
+
+@pytest.mark.parametrize("name", ["tiny", "stream"])
+def test_accelerator_fits_the_board_top(name: str, tmp_path: Path) -> None:
+    """Pins, clock domains and the tile engine's place, where the report looks for it, with and without SDRAM."""
+    job = Build(board=ULX3S, device="85F", config=CONFIGS[name], read_image=partial(synthetic_image, name),
+                make_soc=Soc, seed=1, folder=tmp_path, firmware=bytes(64), image=synthetic_image(name))
+    job.work.mkdir()
+    job.export(ULX3S.devices["85F"]())
+    design = (job.work / "top.il").read_text()
+    assert f"module \\{ENGINE}\n" in design
+    constraints = (job.work / "top.lpf").read_text()
+    assert ('"sdram_0__clk__io"' in constraints) == ULX3S.clocks[name].has_sdram
+    assert 'LOCATE COMP "uart_0__tx__io" SITE "L4"' in constraints

@@ -14,6 +14,7 @@ from models.training.student import QuantisedWeight, Student, StudentConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+RESIDUAL_FRACTION = 4      # the stream grows to thousands; 18 bits hold +-8192 with four fraction bits
 
 
 def pack_trits(trits: np.ndarray) -> np.ndarray:
@@ -93,6 +94,7 @@ def config_json(config: StudentConfig) -> dict[str, Any]:
         "embed_planes": 3,
         "head_planes": 2,
         "norm_gain": False,
+        "residual_fraction": RESIDUAL_FRACTION,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
