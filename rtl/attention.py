@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2
 
 from rtl.attention_head import HeadScore, HeadWeight
 from rtl.attention_lanes import AttentionLanes
-from rtl.config import ELEMENT_BITS, EXPONENT_BITS, Config
+from rtl.config import ELEMENT_BITS, EXPONENT_BITS, SCORE_BITS, Config
 from rtl.isa import Opcode
 from rtl.one_port_memory import OnePortMemory
 from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, write_port
@@ -176,7 +176,7 @@ class Attention(wiring.Component):
         """Scores, weights and sums of probabilities of all heads."""
         c = self._config
         m.submodules.memory = stored = OnePortMemory(
-            shape=data.ArrayLayout(signed(ELEMENT_BITS), c.heads_parallel), depth=c.context)
+            shape=data.ArrayLayout(signed(SCORE_BITS), c.heads_parallel), depth=c.context)
         write_index = self._count(m, scored, name="score_write")
         m.d.comb += [
             stored.write.eq(scored), stored.read.eq(scores.valid),

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rtl.config import ACTIVATION_BITS, ELEMENT_BITS, EXPONENT_BITS, SCORE_FRACTION
+from rtl.config import ACTIVATION_BITS, EXPONENT_BITS, SCORE_BITS, SCORE_FRACTION
 from rtl.exp2 import PROBABILITY_BITS, Exp2Negative
 
 PRODUCT_BITS = 2 * ACTIVATION_BITS
@@ -48,7 +48,7 @@ class HeadScore(wiring.Component):
         super().__init__({
             "products": In(data.ArrayLayout(signed(PRODUCT_BITS), head_dim)),
             "exponent": In(EXPONENT_BITS + 1),
-            "score": Out(signed(ELEMENT_BITS))})
+            "score": Out(signed(SCORE_BITS))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -79,10 +79,10 @@ class HeadScore(wiring.Component):
         shifted, excess = [], []
         for shift in (0, 8, 16, 24):
             score = r_dot << shift >> SCORE_FRACTION
-            top = score[ELEMENT_BITS - 1 :]
-            shifted.append(score[:ELEMENT_BITS])
+            top = score[SCORE_BITS - 1 :]
+            shifted.append(score[:SCORE_BITS])
             excess.append(top.any() & ~top.all())
-        limit = Cat((~r_dot[-1]).replicate(ELEMENT_BITS - 1), r_dot[-1])
+        limit = Cat((~r_dot[-1]).replicate(SCORE_BITS - 1), r_dot[-1])
         m.d.sync += self.score.eq(Mux(Array(excess)[r_coarse], limit, Array(shifted)[r_coarse]))
         return m
 
@@ -110,8 +110,8 @@ class HeadWeight(wiring.Component):
     def __init__(self, *, context: int) -> None:
         super().__init__({
             "clear": In(1),
-            "score": In(signed(ELEMENT_BITS)), "score_valid": In(1),
-            "stored": In(signed(ELEMENT_BITS)),
+            "score": In(signed(SCORE_BITS)), "score_valid": In(1),
+            "stored": In(signed(SCORE_BITS)),
             "probability_valid": In(1),
             "shift": In(EXPONENT_BITS),
             "weight": Out(PROBABILITY_BITS),
@@ -120,10 +120,10 @@ class HeadWeight(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.exp2 = exp2 = Exp2Negative()
-        lowest = -1 << ELEMENT_BITS - 1
-        greatest = Signal(signed(ELEMENT_BITS), init=lowest)
-        own = Signal(signed(ELEMENT_BITS), reset_less=True)
-        distance = Signal(ELEMENT_BITS, reset_less=True)
+        lowest = -1 << SCORE_BITS - 1
+        greatest = Signal(signed(SCORE_BITS), init=lowest)
+        own = Signal(signed(SCORE_BITS), reset_less=True)
+        distance = Signal(SCORE_BITS, reset_less=True)
         # One bit below the weight is kept, so that rounding is one increment.
         shifted = Signal(PROBABILITY_BITS + 1, reset_less=True)
         m.d.sync += [

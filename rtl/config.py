@@ -11,6 +11,7 @@ from math import ceil
 ELEMENT_BITS = 18          # vector element, signed; the native operand width of an ECP5 multiplier
 QKV_FRACTION = 10          # fraction bits of queries, keys and values before block floating point
 SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
+SCORE_BITS = 21            # of a score, signed: up to 1,024 units, more than any softmax can tell apart
 CODE_TRITS = 3             # trits per table code
 CODE_BITS = 5              # a sign and a 4-bit index into the 14 canonical sums
 WORD_CODES = 7             # codes in one 36-bit block-RAM word

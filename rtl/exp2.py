@@ -4,7 +4,7 @@ from amaranth import Array, C, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.config import ELEMENT_BITS, SCORE_FRACTION
+from rtl.config import SCORE_BITS, SCORE_FRACTION
 from sim.fixed import EXP_BASE, EXP_DROP, EXP_FRACTION_BITS
 
 PROBABILITY_BITS = 12
@@ -23,7 +23,7 @@ class Exp2Negative(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__({"distance": In(ELEMENT_BITS), "probability": Out(PROBABILITY_BITS)})
+        super().__init__({"distance": In(SCORE_BITS), "probability": Out(PROBABILITY_BITS)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

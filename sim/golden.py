@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from host.image import Image
-from rtl.config import ELEMENT_BITS, Config
+from rtl.config import ELEMENT_BITS, SCORE_BITS, SCORE_FRACTION, Config
 from rtl.isa import NO_SCALAR, SCALARS, SQUARE_SHIFT, TEMPERATURE_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
 from sim import fixed
 from sim.fixed import Scalar
@@ -52,7 +52,7 @@ def attend(query: np.ndarray, query_exponent: int, keys: np.ndarray, key_exponen
     split = (positions, config.segments, config.head_dim)
     q = query.astype(np.float64).reshape(config.query_groups, *split[1:])
     dots = np.einsum("gsd,tsd->gst", q, keys.astype(np.float64).reshape(split)).astype(np.int64)
-    scores = fixed.saturate(fixed.shift_round(dots << (query_exponent + key_exponents), 10), ELEMENT_BITS)
+    scores = fixed.saturate(fixed.shift_round(dots << (query_exponent + key_exponents), SCORE_FRACTION), SCORE_BITS)
     p = fixed.exp2_negative(scores.max(axis=2, keepdims=True) - scores)
     top = int(value_exponents.max())
     weighted = fixed.shift_round(p, top - value_exponents)

@@ -180,7 +180,8 @@ class SmallEngine(wiring.Component):
         m.submodules.table = table = Memory(shape=8, depth=16, init=[])
         write, read = table.write_port(), table.read_port(domain="comb")
         m.d.comb += [write.en.eq(1), write.addr.eq(self.i), write.data.eq(total), read.addr.eq(total[9:])]
-        m.d.sync += [square.eq(self.i * self.i + read.data), total.eq(total + square), self.o.eq(total ^ (total * 5)[7:])]
+        m.d.sync += [square.eq(self.i * self.i + read.data), total.eq(total + square),
+                     self.o.eq(total ^ (total * 5)[7:])]
         return m
 
 

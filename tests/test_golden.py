@@ -7,12 +7,17 @@ import pytest
 
 from host.compiler import compile_checkpoint
 from host.importer import load_checkpoint
+from host.tokenizer import Tokenizer
 from rtl.config import RESIDENT, STREAM, TINY
 from rtl.isa import Opcode
 from sim.fixed import GUMBEL, Scalar, noise_seed
 from sim.golden import Golden, sample
 from sim.reference import Reference, negative_log_likelihood
 from tests.shapes import STORIES, synthetic_image
+
+TEXT = """Once upon a time, there was a little dog named Max. Max liked to run and play in the park. One day, he found
+a big red ball. He was very happy. He ran to his friend Lily and said, "Look at my ball!" Lily smiled and they played
+all day. When the sun went down, Max went home to his mom. He was tired but happy.""".replace("\n", " ")
 
 
 def golden_logits(golden: Golden, tokens: list[int]) -> np.ndarray:
@@ -31,13 +36,13 @@ def test_loss_is_that_of_the_float_reference() -> None:
     """A wrong scale, rounding or permutation anywhere in compiler or golden model."""
     checkpoint = load_checkpoint(STORIES)
     golden, reference = Golden(compile_checkpoint(checkpoint, RESIDENT)), Reference(checkpoint)
-    tokens = golden.generate([1], 120, temperature=Scalar.from_float(1.0), seed=3)
-    tokens = np.array([1, *tokens])
+    tokens = np.array(Tokenizer(checkpoint.tokenizer).encode(TEXT))
     real, integer = reference.logits(tokens[:-1]), golden_logits(golden, list(tokens[:-1]))
     float_loss = negative_log_likelihood(real, tokens[1:]).mean()
     integer_loss = negative_log_likelihood(integer, tokens[1:]).mean()
-    assert abs(float_loss - integer_loss) < 0.02
-    assert (real.argmax(1) == integer.argmax(1)).mean() > 0.9
+    assert float_loss < 2.2
+    assert abs(float_loss - integer_loss) < 0.05
+    assert (real.argmax(1) == integer.argmax(1)).mean() > 0.75
 
 
 def test_generates_two_hundred_tokens_per_second() -> None:
@@ -58,7 +63,8 @@ def test_stream_and_resident_programs_agree_where_their_arithmetic_does(seed: in
     a = Golden(compile_checkpoint(checkpoint, RESIDENT))
     b = Golden(compile_checkpoint(checkpoint, STREAM))
     tokens = np.random.default_rng(seed).integers(3, 512, 12).tolist()
-    assert np.abs(golden_logits(a, tokens) - golden_logits(b, tokens)).mean() < 0.05
+    first, second = golden_logits(a, tokens), golden_logits(b, tokens)
+    assert np.abs(first - second).mean() < 0.02 * np.abs(first).mean()
 
 
 def test_same_seed_same_story_other_seed_other_story() -> None:
