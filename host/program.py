@@ -10,6 +10,7 @@ from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, Target, Unit, VectorFn
 from sim.fixed import Scalar
 
 LOG2_E = log2(e)
+NO_WAIT = Unit(0)
 
 
 class Scalars:
@@ -95,14 +96,14 @@ class ProgramBuilder:
         self._append(Opcode.SCALAR, wait, fn=fn, ra=ra, rb=rb, rd=rd, mantissa=immediate.mantissa,
                      exponent=immediate.exponent)
 
-    def scalar(self, rd: int, ra: int, rb: int = NO_SCALAR, *, constant: float = 1.0, wait: Unit = Unit(0)) -> None:
+    def scalar(self, rd: int, ra: int, rb: int = NO_SCALAR, *, constant: float = 1.0, wait: Unit = NO_WAIT) -> None:
         self._scalar(ScalarFn.MUL, rd, ra, rb, constant, wait)
 
     def reciprocal(self, rd: int, ra: int, *, constant: float, wait: Unit) -> None:
         self._scalar(ScalarFn.RECIPROCAL, rd, ra, NO_SCALAR, constant, wait)
 
     def rsqrt(self, rd: int, ra: int, rb: int, *, constant: float) -> None:
-        self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, Unit(0))
+        self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, NO_WAIT)
 
     def block(self, rd: int, peak: int) -> None:
         self._scalar(ScalarFn.BLOCK, rd, peak, NO_SCALAR, 1.0, Unit.VECTOR)
@@ -113,11 +114,11 @@ class ProgramBuilder:
                      rb=rb, rc=rc, rd=rd, segmented=int(segmented))
 
     def scale(self, at: int, beats: int, scale: int, peak: int, *, segmented: bool = False,
-              wait: Unit = Unit(0)) -> None:
+              wait: Unit = NO_WAIT) -> None:
         self._vector(VectorFn.SCALE, at, beats, peak, wait, dst=at, ra=scale, segmented=segmented)
 
     def peak(self, src: int, beats: int, peak: int) -> None:
-        self._vector(VectorFn.SCALE, src, beats, peak, Unit(0), target=Target.NONE, ra=NO_SCALAR)
+        self._vector(VectorFn.SCALE, src, beats, peak, NO_WAIT, target=Target.NONE, ra=NO_SCALAR)
 
     def to_activation(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
         self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.ACTIVATION, ra=scale)
@@ -130,10 +131,10 @@ class ProgramBuilder:
         self._vector(VectorFn.SCALE, src, 1, peak, wait, target=target, dst=slot, ra=scale)
 
     def square(self, src: int, beats: int, squares: int, peak: int, epsilon: int) -> None:
-        self._vector(VectorFn.SQUARE, src, beats, peak, Unit(0), target=Target.NONE, rb=squares,
+        self._vector(VectorFn.SQUARE, src, beats, peak, NO_WAIT, target=Target.NONE, rb=squares,
                      src2=epsilon & 255, dst=epsilon >> 8)
 
-    def rotate(self, at: int, beats: int, peak: int, wait: Unit = Unit(0)) -> None:
+    def rotate(self, at: int, beats: int, peak: int, wait: Unit = NO_WAIT) -> None:
         self._vector(VectorFn.ROTATE, at, beats, peak, wait, dst=at)
 
     def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit) -> None:

@@ -7,7 +7,7 @@ from amaranth.utils import ceil_log2
 
 from rtl.attention_head import HeadScore, HeadWeight
 from rtl.attention_lanes import AttentionLanes
-from rtl.config import ELEMENT_BITS, EXPONENT_BITS, SCORE_BITS, Config
+from rtl.config import EXPONENT_BITS, SCORE_BITS, Config
 from rtl.isa import Opcode
 from rtl.one_port_memory import OnePortMemory
 from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, write_port

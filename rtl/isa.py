@@ -45,7 +45,10 @@ UNIT_OF = {
 
 
 class VectorFn(IntEnum):
-    """Functions of the vector unit; every one leaves the peak ``max |out|`` in ``S(rd)``. ``a`` is VM[src+i], ``b`` is VM[src2+i], ``S(r)`` a scalar register."""
+    """Functions of the vector unit; every one leaves the peak ``max |out|`` in ``S(rd)``.
+
+    ``a`` is VM[src+i], ``b`` is VM[src2+i], ``S(r)`` a scalar register.
+    """
 
     SCALE = 0     # out = a * S(ra)
     ADD = 1       # out = b + a * S(ra)

@@ -125,7 +125,8 @@ def run_bench(component: wiring.Component, *, module: str, name: str, parameters
         sys.path.insert(0, str(ROOT))
     text = rtlil.convert(component, name="top", emit_src=False)
     build_args = ["-Wall", "-CFLAGS", optimise, "--x-initial", "fast"]
-    digest = hashlib.sha256("\n".join([text, LINT_OFF, PORTS_VISIBLE, *build_args, *(path.read_text() for path in sources)]).encode())
+    contents = [text, LINT_OFF, PORTS_VISIBLE, *build_args, *(path.read_text() for path in sources)]
+    digest = hashlib.sha256("\n".join(contents).encode())
     stamp = folder / "built"
     runner = _Verilator()
     if not stamp.exists() or stamp.read_text() != digest.hexdigest():

@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 
 from host.packing import codes_to_words, to_codes
-from rtl.config import STREAM, TINY, Config
+from rtl.config import RESIDENT, STREAM, TINY, Config
 from rtl.op_layout import load_port
 from rtl.tile_engine import TileEngine
 from rtl.trit_decoder import TritDecoder
@@ -19,6 +19,7 @@ ODD_MEMORY = replace(TINY, name="odd_memory", lanes=15, block_beats=3, rows=5, h
 ODD_STREAM = replace(STREAM, name="odd_stream", lanes=10, block_beats=2, rows=2, table_blocks=3, head_dim=5,
                      sampler_lanes=2, vector_depth=24, activation_depth=9, embed_planes=4)
 WIDE_STREAM = replace(STREAM, name="wide_stream", table_blocks=9, activation_depth=12, vector_depth=16)
+RESIDENT_ROWS = replace(RESIDENT, name="resident_rows", rows=2, weight_depth=128)
 
 
 def packed(trits: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ class SimulatedSoc(wiring.Component):
         self._part = part
         self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
                         cpu_hz=cpu_hz, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part, image_loaded=True)
-        self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *([CHIP_SOURCE] if self.soc.streaming else [])]
+        chip = [CHIP_SOURCE] if self.soc.streaming else []
+        self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *chip]
         super().__init__(self.PORTS)
 
     def elaborate(self, platform: object) -> Module:
