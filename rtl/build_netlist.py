@@ -7,6 +7,7 @@ from typing import Any
 LUT_SITES = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 CARRY_FEED_SITES = 2  # nextpnr adds one CCU2C to bring a signal into a carry chain, and one to bring it out
 UNDRIVEN = "x"
+CARRY_PORTS = {"CIN": "input", "COUT": "output", "S0": "output", "S1": "output"}
 
 Module = Mapping[str, Any]
 
@@ -32,7 +33,13 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
     for module in netlist["modules"].values():
         read = _readers(module)
         for cell in module["cells"].values():
-            if cell["type"] == "CCU2C" and any(bit not in read for bit in cell["connections"].get("COUT", ())):
+            if cell["type"] == "CCU2C":
+                # Yosys forgets ports without a net, and nextpnr fails on a carry cell that lacks one.
+                for port, direction in CARRY_PORTS.items():
+                    cell["connections"].setdefault(port, [UNDRIVEN])
+                    cell["port_directions"].setdefault(port, direction)
+            if cell["type"] == "CCU2C" and any(
+                    bit != UNDRIVEN and bit not in read for bit in cell["connections"].get("COUT", ())):
                 cell["connections"]["COUT"] = [UNDRIVEN]
                 dropped += 1
     return dropped

@@ -19,7 +19,7 @@ class FirmwareError(Exception):
     """The firmware could not be built; the message is one line that says what to do."""
 
 
-def build_firmware(build_dir: Path, *, ram_bytes: int = 16384) -> bytes:
+def build_firmware(build_dir: Path, *, ram_bytes: int = 12288) -> bytes:
     """Compile ``firmware/`` and return the contents of the CPU's RAM from address 0.
 
     Baud rate and clock are matters of the gateware: UART divisor and microsecond timer are hardware.

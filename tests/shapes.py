@@ -6,6 +6,7 @@ from pathlib import Path
 from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
+from host.synthetic import SHAPE
 from rtl.config import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,8 +16,7 @@ SHAPES = {
     "tiny": Shape(hidden=24, feed_forward=48, layers=2, heads=2, kv_heads=2, head_dim=4, vocab=512, context=64),
     "resident": Shape(hidden=160, feed_forward=480, layers=4, heads=4, kv_heads=2, head_dim=20, vocab=512,
                       context=256),
-    "stream": Shape(hidden=400, feed_forward=1480, layers=6, heads=4, kv_heads=2, head_dim=20, vocab=512,
-                    context=256),
+    "stream": SHAPE,
 }
 
 

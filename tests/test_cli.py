@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from host.checkpoint import synthetic_checkpoint
 from host.cli import main
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
 from host.session import DEFAULT_MODEL, inverse_temperature, read_image, tokenizer_of
-from rtl.config import RESIDENT
+from rtl.config import RESIDENT, TINY
 from rtl.csr_map import Message
 from sim.fixed import Scalar
 from sim.golden import Golden
 from tests.fake_device import FakeDevice
+from tests.shapes import SHAPES
 
 PROMPT = "Once upon a time"
 
@@ -31,6 +33,15 @@ def image() -> Image:
 def short_image() -> Image:
     """The same model on hardware with a context so short that a test fills it quickly."""
     return compile_checkpoint(load_checkpoint(DEFAULT_MODEL), replace(RESIDENT, name="short", context=32))
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Image file of a random model on the smallest configuration, with a real tokenizer."""
+    tokenizer = (DEFAULT_MODEL / "tokenizer.bin").read_bytes()
+    path = tmp_path_factory.mktemp("tiny") / "tiny.trit"
+    compile_checkpoint(replace(synthetic_checkpoint(SHAPES["tiny"]), tokenizer=tokenizer), TINY).save(path)
+    return path
 
 
 class GoldenDevice(FakeDevice):
@@ -199,6 +210,27 @@ class TestRun:
     def test_board_of_other_geometry(self, capsys: pytest.CaptureFixture[str], image: Image) -> None:
         with GoldenDevice(image, geometry=0xBAD) as device:
             assert "the device is 00000bad" in fail(capsys, "run", "--port", device.port)
+
+
+class TestSimulatedChip:
+    """The whole way: command, link, firmware, gateware and back, in the smallest configuration."""
+
+    @pytest.mark.parametrize("arguments", [(), ("--temperature", "0.9", "--seed", "7")], ids=["greedy", "sampled"])
+    def test_tokens_and_cycles_are_exact(self, capsys: pytest.CaptureFixture[str], tiny_file: Path,
+                                         arguments: tuple[str, ...]) -> None:
+        result = json.loads(succeed(capsys, "run", "--sim", "--model", tiny_file, "--prompt", "Once", "-n", "20",
+                                    "--json", *arguments))
+        assert result["golden_equal"] is True
+        assert result["cycles_per_token"] == result["predicted_cycles_per_token"]
+        assert result["provenance"] == "simulated"
+
+    def test_selftest_passes(self, capsys: pytest.CaptureFixture[str], tiny_file: Path) -> None:
+        assert "device  ok: " in succeed(capsys, "selftest", "--sim", "--model", tiny_file)
+
+    def test_simulation_that_ends_early_is_one_line(self, capsys: pytest.CaptureFixture[str],
+                                                    tiny_file: Path) -> None:
+        line = fail(capsys, "run", "--sim", "--model", tiny_file, "-n", "20", "--max-cycles", "30000")
+        assert "the simulated chip stopped: stopped after" in line
 
 
 class TestOtherCommands:

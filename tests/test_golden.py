@@ -46,14 +46,14 @@ def test_loss_is_that_of_the_float_reference() -> None:
 
 
 def test_generates_two_hundred_tokens_per_second() -> None:
-    """The golden model losing its vectorisation; the best of three windows counts, for busy machines."""
+    """The golden model losing its vectorisation; processor time of the best of three windows, for busy machines."""
     golden = Golden(compile_checkpoint(load_checkpoint(STORIES), RESIDENT))
     rates = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.thread_time()
         golden.generate([1], 60)
-        rates.append(60 / (time.perf_counter() - start))
-    assert max(rates) > 100, f"{max(rates):.0f} tokens per second"
+        rates.append(60 / (time.thread_time() - start))
+    assert max(rates) > 200, f"{max(rates):.0f} tokens per second"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,9 +19,9 @@ from amaranth.lib.wiring import In, Out
 
 from host.device import Device, TokenEvent
 from host.errors import TritloomError
+from host.generated_verilog import split_memories, start_constants
 from host.image import Space
 from host.link import SIMULATION_PACE, Link, RefusedError, SerialTransport
-from host.memory_files import split_memories
 from host.shared_modules import share_modules
 from host.verilated import Model, SimulatedProcess
 from rtl.csr_map import COUNTERS
@@ -112,6 +112,13 @@ def test_memory_contents_move_to_files() -> None:
     text, files = split_memories(verilog)
     assert text == '  initial $readmemh("memory_0.hex", m);\n  initial begin\n    r = 1\'h0;\n  end\n'
     assert files == {"memory_0.hex": "@0 1f\n@3 02\n"}
+
+
+def test_constant_bits_get_their_value() -> None:
+    """The simulator never runs a process that reads nothing, so such bits would be zero whatever their value."""
+    assert start_constants("  always @*\n    x[4:3] = 2'h2;\n") == "  initial\n    x[4:3] = 2'h2;\n"
+    reading = "  always @*\n    x = y;\n"
+    assert start_constants(reading) == reading
 
 
 def test_build_is_reused() -> None:

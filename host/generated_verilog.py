@@ -1,16 +1,23 @@
-"""Moves the initial contents of memories out of generated Verilog, into files that the simulator reads when it starts.
-
-As statements they would be most of the text of a model that lives in block RAM, and of its simulator's build time.
-"""
+"""Makes generated Verilog fit for simulation."""
 
 import re
 
 _BLOCK = re.compile(r"^  initial begin\n((?:    \S+\[\d+\] = \d+'h[0-9a-f]+;\n)+)  end\n", re.MULTILINE)
 _ENTRY = re.compile(r"    (\S+)\[(\d+)\] = \d+'h([0-9a-f]+);\n")
 
+_CONSTANT = re.compile(r"^  always @\*\n    (\S+ = \d+'h[0-9a-f]+;)$", re.MULTILINE)
+
+
+def start_constants(verilog: str) -> str:
+    """Give constant bits their value at the start: ``always @*`` that reads nothing would never run."""
+    return _CONSTANT.sub(r"  initial\n    \1", verilog)
+
 
 def split_memories(verilog: str) -> tuple[str, dict[str, str]]:
-    """The Verilog with ``$readmemh`` in place of initial contents, and the files by name."""
+    """The Verilog with ``$readmemh`` in place of initial contents, and the files by name.
+
+    As statements the contents would be most of the text of a model that lives in block RAM, and of its build time.
+    """
     files: dict[str, str] = {}
 
     def move(match: re.Match[str]) -> str:
