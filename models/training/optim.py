@@ -23,11 +23,13 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum with orthogonalised updates; matrices of one shape are processed together.
 
     The update of a matrix is scaled by sqrt(max(1, rows / columns)), so ``lr`` is the change of
-    an output per unit of input whatever the shape.
+    an output per unit of input whatever the shape. ``decay`` shrinks the weights by ``lr * decay`` per
+    step and so bounds their singular values by ``1 / decay``: without it the scales of the trits grow as
+    long as training lasts, and with them, to the third power in the feed-forward, the residual stream.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, decay: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

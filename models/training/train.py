@@ -1,9 +1,9 @@
 """Train the student: ``python -m models.training.train --minutes 60``.
 
 The training target of each position mixes the true next token with the teacher's distribution;
-a share of the windows comes from stories that the teacher sampled. The learning rate warms up,
-stays, drops, then falls linearly to zero at the end of the budget, counted in steps (reproducible) or
-in minutes (ends on time on any machine).
+a share of the windows comes from stories that the teacher sampled. The learning rate warms up, then
+falls linearly to zero at the end of the budget, counted in steps (reproducible) or in minutes (ends on
+time on any machine).
 """
 
 from __future__ import annotations
@@ -46,12 +46,11 @@ class Options:
     minutes: float
     windows: int = 8
     accumulate: int = 2
-    matrix_lr: float = 0.035
+    matrix_lr: float = 0.015
+    matrix_decay: float = 0.1
     embed_lr: float = 0.02
     head_lr: float = 0.004
     warmup: float = 0.02
-    decay_from: float = 0.222
-    decay_rate: float = 0.35
     label_share: float = 0.5
     sampled_share: float = 0.25
     opening_share: float = 0.25
@@ -61,14 +60,11 @@ class Options:
         return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
 
     def rate(self, progress: float) -> float:
-        """Learning rate relative to its peak.
+        """Learning rate relative to its peak: up in the warm-up, then down to zero in a straight line.
 
-        A high rate finds the coarse structure fast, but trits that flip back and forth then hold
-        the loss: past ``decay_from`` the rate drops to ``decay_rate`` and falls to zero.
+        At a high rate trits flip back and forth and hold the loss, so most of the gain comes on the way down.
         """
-        if progress < self.decay_from:
-            return min(1.0, progress / self.warmup)
-        return self.decay_rate * (1.0 - progress) / (1.0 - self.decay_from)
+        return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
 
 
 class Run:
@@ -81,7 +77,7 @@ class Run:
         embed, head = self.model.embed.weight, self.model.head.weight
         matrices = [p for p in self.model.parameters() if p is not embed and p is not head]
         self.optimisers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=options.matrix_lr),
+            Muon(matrices, lr=options.matrix_lr, decay=options.matrix_decay),
             torch.optim.Adam(
                 [{"params": [embed], "lr": options.embed_lr}, {"params": [head], "lr": options.head_lr}],
                 betas=(0.9, 0.98),
