@@ -22,8 +22,8 @@ from rtl.firmware_build import build_firmware
 
 TOP = "top"
 ENGINE = f"{TOP}.soc.core.engine"  # module of the tile engine, kept apart in synthesis so that its cells can be counted
-# Yosys 0.70 ends in an assertion when it puts the result of abc9 back into a design of this size; abc works.
-MAP_LUTS = f"abc -lut 4:7; clean; synth_ecp5 -run map_cells: -top {TOP}"
+# Elements of arrays are named like bits of words, and abc9 (yosys 0.70) mistakes the one for the other.
+HIDE_ELEMENTS = r"rename -hide w:*\[*"
 STEPS = ("firmware", "image", "export", "synthesis", "place and route", "bitstream", "report")
 BITSTREAM, REPORT, LOG, IMAGE = "tritloom.bit", "report.json", "build.log", "image.tritloom"
 
@@ -108,7 +108,7 @@ class Build:
         plan = platform.prepare(
             self.board.top(soc=soc, clocks=domains), TOP,
             script_after_read=f"setattr -mod -set keep_hierarchy 1 {ENGINE}", synth_opts="-run begin:map_luts",
-            script_after_synth=MAP_LUTS)
+            script_after_synth=f"{HIDE_ELEMENTS}; synth_ecp5 -run map_luts: -top {TOP}")
         for name, content in plan.files.items():
             (self.work / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 

@@ -1,7 +1,9 @@
-"""The netlist between yosys and nextpnr: what it costs, and one saving that neither of the two makes."""
+"""The netlist between yosys and nextpnr: what it costs, and the savings that neither of the two makes."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from rtl.carry_chain import INJECT
 
 # LUT4 sites that a cell takes. A distributed RAM takes four for its data and two for its write port.
 LUT_SITES = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
@@ -25,9 +27,10 @@ def _readers(module: Module, *, but: str | None = None) -> set[int | str]:
 
 
 def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
-    """Disconnect the carry outputs that nothing reads; return how many.
+    """Disconnect the carry outputs that nothing reads, and the carry inputs that do not matter; return how many.
 
-    Yosys leaves a net on the last carry of every chain, and for a net nextpnr spends a CCU2C that brings it out.
+    Yosys leaves a net on the last carry of every chain, and abc9 ties the open ends of the first ones to zero. For a
+    net nextpnr spends a CCU2C that brings it out or in.
     """
     dropped = 0
     for module in netlist["modules"].values():
@@ -38,10 +41,12 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
                 for port, direction in CARRY_PORTS.items():
                     cell["connections"].setdefault(port, [UNDRIVEN])
                     cell["port_directions"].setdefault(port, direction)
-            if cell["type"] == "CCU2C" and any(
-                    bit != UNDRIVEN and bit not in read for bit in cell["connections"].get("COUT", ())):
-                cell["connections"]["COUT"] = [UNDRIVEN]
-                dropped += 1
+                if cell["connections"]["COUT"] != [UNDRIVEN] and read.isdisjoint(cell["connections"]["COUT"]):
+                    cell["connections"]["COUT"] = [UNDRIVEN]
+                    dropped += 1
+                if cell["connections"]["CIN"] != [UNDRIVEN] and int(cell["parameters"]["INIT0"], 2) == INJECT:
+                    cell["connections"]["CIN"] = [UNDRIVEN]
+                    dropped += 1
     return dropped
 
 

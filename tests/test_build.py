@@ -1,6 +1,7 @@
 """The build: clock settings, arguments, netlist accounting, reports, and whole builds of a small design."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from rtl import build
 from rtl.build_flow import BITSTREAM, ENGINE, REPORT, Build
 from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
 from rtl.build_report import clocks, worst_path
+from rtl.carry_chain import INJECT
 from rtl.config import CONFIGS, TINY
 from rtl.sdram_controller import PinsSignature
 from rtl.soc import Soc
@@ -115,11 +117,11 @@ def test_failing_tool_is_named_with_its_complaint(tmp_path: Path, monkeypatch: p
         small_build(tmp_path / "out").run()
 
 
-def carry_chain(length: int, *, carry_in: int | str, read_carry_out: bool) -> dict[str, Any]:
-    """A netlist of one carry chain; nets 100.. are its carries."""
+def carry_chain(length: int, *, carry_in: int | str, read_carry_out: bool, table: int = 0x96AA) -> dict[str, Any]:
+    """A netlist of one carry chain; nets 100.. are its carries, ``table`` is the first half of each cell."""
     directions = {"CIN": "input", "COUT": "output", "S0": "output"}
     cells = {f"add{index}": {
-        "type": "CCU2C", "port_directions": dict(directions),
+        "type": "CCU2C", "port_directions": dict(directions), "parameters": {"INIT0": f"{table:016b}"},
         "connections": {"CIN": [100 + index if index else carry_in], "COUT": [101 + index], "S0": [200 + index]},
     } for index in range(length)}
     outputs = [100 + length] if read_carry_out else [200]
@@ -199,6 +201,14 @@ class SmallCore(wiring.Component):
         return m
 
 
+def test_chain_that_injects_its_carry_takes_none() -> None:
+    """The first half of a gated adder overrides the carry below it, so a constant there needs no cell."""
+    netlist = carry_chain(1, carry_in="0", read_carry_out=True, table=INJECT)
+    assert lut_sites(top_module(netlist)) == 6
+    assert drop_unused_carries(netlist) == 1
+    assert lut_sites(top_module(netlist)) == 4
+
+
 class SmallSoc(wiring.Component):
     """A design with the ports and clock domains of the accelerator that routes in seconds."""
 
@@ -253,6 +263,18 @@ def test_missed_timing_fails_and_shows_the_path(tmp_path: Path, capsys: pytest.C
     assert "soc.core.engine" in capsys.readouterr().out
     assert not (tmp_path / BITSTREAM).exists()
     assert json.loads((tmp_path / REPORT).read_text())["clocks"]["sync"]["required_mhz"] == 200
+
+
+def test_tiny_routes_for_the_smallest_board(tmp_path: Path) -> None:
+    """The whole accelerator, with its timing met: what a newcomer with a 12F will run."""
+    command = [sys.executable, "-W", "error", "-m", "rtl.build", "--board", "ulx3s", "--config", "tiny", "-o", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert (report["device"], report["config"], report["provenance"]) == ("12F", "tiny", "placed and routed")
+    assert set(report["clocks"]) == {"sync", "cpu"}
+    assert all(clock["achieved_mhz"] >= clock["required_mhz"] for clock in report["clocks"].values())
+    assert (tmp_path / BITSTREAM).stat().st_size > 100_000
 
 
 @pytest.mark.parametrize("name", ["tiny", "stream"])
