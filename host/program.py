@@ -56,6 +56,7 @@ class Layout:
             ("KV cache slots", shape.layers * self.kv_beats, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
             ("embedding beats", self.hidden_beats, config.embed_beats),
+            ("matrix planes", shape.head_planes, config.weight_planes),
             ("embedding planes", shape.embed_planes, config.embed_planes),
         )
         for what, needed, available in limits:

@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 
 from host.checkpoint import Checkpoint
-from rtl.config import Config
+from rtl.config import Config, sum_shift
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,8 @@ class Tiler:
         padding = ((0, groups * c.rows - matrix.shape[0]), (0, blocks * c.columns - matrix.shape[1]))
         digits = to_planes(np.pad(matrix, padding), planes)
         cut = digits.reshape(planes, groups, c.rows, blocks, c.columns).transpose(1, 0, 3, 2, 4)
-        largest = matrix.shape[1] * 127 * (3**planes // 2)
         address = self._count if c.weight_source == "ebr" else 0
-        self._blocks[name] = Block(address, groups, planes, blocks, max(0, largest.bit_length() - 17))
+        self._blocks[name] = Block(address, groups, planes, blocks, sum_shift(matrix.shape[1], planes))
         self._tiles.append(cut.reshape(-1, c.rows, c.columns))
         self._count += groups * planes * blocks
 

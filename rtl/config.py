@@ -20,6 +20,19 @@ ACTIVATION_BITS = 8
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 
 
+def largest_sum(columns: int, planes: int) -> int:
+    """Largest magnitude of a sum of ``columns`` activations, each times a weight of ``planes`` trits."""
+    return columns * ((1 << ACTIVATION_BITS - 1) - 1) * (3**planes // 2)
+
+
+def sum_shift(columns: int, planes: int) -> int:
+    """Least rounding right shift that brings such a sum into an element."""
+    shift, largest = 0, largest_sum(columns, planes)
+    while (largest + (1 << shift >> 1)) >> shift >> ELEMENT_BITS - 1:
+        shift += 1
+    return shift
+
+
 @dataclass(frozen=True)
 class Config:
     """Geometry of one accelerator.
@@ -32,6 +45,7 @@ class Config:
     rows : rows of a tile; must divide ``lanes``.
     table_blocks : column blocks whose lookup tables are held at once (1: distributed RAM).
     weight_source : ``"ebr"`` (resident) or ``"sdram"`` (stream).
+    weight_planes : most trit planes of a matrix.
     weight_depth : tiles held in block RAM (resident only, else 0).
     vector_depth : beats of vector memory.
     activation_depth : beats of the int8 activation buffer.
@@ -53,6 +67,7 @@ class Config:
     rows: int
     table_blocks: int
     weight_source: str
+    weight_planes: int
     weight_depth: int
     vector_depth: int
     activation_depth: int
@@ -100,6 +115,17 @@ class Config:
         return self.rows * self.codes * CODE_TRITS
 
     @property
+    def accumulator_bits(self) -> int:
+        """Bits of the largest sum of one operation, with its sign and the half that rounds it."""
+        half = 1 << self.shift_max >> 1
+        return (largest_sum(self.columns * self.table_blocks, self.weight_planes) + half).bit_length() + 1
+
+    @property
+    def shift_max(self) -> int:
+        """Rounding shift of the largest sum of one operation; no operation needs more."""
+        return sum_shift(self.columns * self.table_blocks, self.weight_planes)
+
+    @property
     def segments(self) -> int:
         """KV heads side by side in one beat."""
         return self.lanes // self.head_dim
@@ -126,18 +152,18 @@ class Config:
 
 
 RESIDENT = Config(
-    name="resident", lanes=40, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_depth=1024,
-    vector_depth=64, activation_depth=16, head_dim=20, query_groups=2, context=256, kv_slots=4, vocab=512,
-    embed_beats=4, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
+    name="resident", lanes=40, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=1024, vector_depth=32, activation_depth=16, head_dim=20, query_groups=2, context=256, kv_slots=4,
+    vocab=512, embed_beats=4, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
 
 STREAM = Config(
-    name="stream", lanes=40, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_depth=0,
-    vector_depth=128, activation_depth=64, head_dim=20, query_groups=2, context=256, kv_slots=6, vocab=512,
-    embed_beats=10, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
+    name="stream", lanes=40, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_planes=3,
+    weight_depth=0, vector_depth=128, activation_depth=64, head_dim=20, query_groups=2, context=256, kv_slots=6,
+    vocab=512, embed_beats=10, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
 
 TINY = Config(
-    name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_depth=512,
-    vector_depth=128, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2, vocab=512,
-    embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
+    name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2,
+    vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
 CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}

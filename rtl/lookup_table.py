@@ -1,6 +1,6 @@
 """Lookup tables of sums of three activations, and the circuit that fills all of them at once."""
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
@@ -10,15 +10,23 @@ from rtl.adder_tree import sum_bits
 from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
 from rtl.config import ACTIVATION_BITS, CODE_BITS, CODE_TRITS
 from rtl.op_layout import int8s, write_port
+from rtl.register_copy import RegisterCopy
 from rtl.timing import TABLE_ENTRIES, table_latency
 
 INDEX_BITS = CODE_BITS - 1
+FILL_FAN_OUT = 14               # tables that share one copy of what steers their filling
 BUFFER_DISTRIBUTED_DEPTH = 32   # activation buffers up to this depth are distributed RAM, deeper ones block RAM
 
 
 def block_shape(table_blocks: int) -> int:
     """Width of a column block's number."""
     return max(1, ceil_log2(table_blocks))
+
+
+def trit_is(entry: Value, place: int, *trits: int) -> Value:
+    """Whether the trit at ``place`` of a table entry is one of ``trits``; zero for no entry."""
+    wanted = (number for number in range(1, TABLE_ENTRIES + 1) if (number + 13) // 3**place % 3 - 1 in trits)
+    return Cat(entry == number for number in wanted).any()
 
 
 def table_write_port(codes: int, table_blocks: int) -> Signature:
@@ -139,17 +147,19 @@ class TableFill(wiring.Component):
                      write.data.eq(self.activation.data)]
 
         active, phase, beat = Signal(), Signal(range(period)), Signal(ceil_log2(self._depth))
+        active_next, phase_next = Signal.like(active), Signal.like(phase)
         block, blocks = Signal(block_shape(self._table_blocks)), Signal.like(self.blocks)
         wrap = phase == period - 1
         reading, beat_data = Signal(), Signal(int8s(self._lanes), reset_less=True)
         m.d.comb += [read.addr.eq(beat), reading.eq(active & (phase < beats)),
                      self.done.eq(active & wrap & (block == blocks - 1))]
         with m.If(self.start):
-            m.d.sync += [active.eq(1), phase.eq(0), beat.eq(self.source), block.eq(0), blocks.eq(self.blocks)]
-        with m.Elif(active):
-            m.d.sync += [phase.eq(Mux(wrap, 0, phase + 1)), block.eq(block + wrap), beat.eq(beat + reading)]
-            with m.If(self.done):
-                m.d.sync += active.eq(0)
+            m.d.comb += active_next.eq(1)
+            m.d.sync += [beat.eq(self.source), block.eq(0), blocks.eq(self.blocks)]
+        with m.Else():
+            m.d.comb += [active_next.eq(active & ~self.done), phase_next.eq(Mux(active & ~wrap, phase + 1, 0))]
+            m.d.sync += [block.eq(block + wrap), beat.eq(beat + reading)]
+        m.d.sync += [active.eq(active_next), phase.eq(phase_next)]
 
         with m.If(reading):
             m.d.sync += beat_data.eq(read.data)
@@ -162,29 +172,26 @@ class TableFill(wiring.Component):
                     m.d.sync += activations[index * self._lanes + lane].eq(beat_data[lane])
 
         step = Signal(INDEX_BITS)
-        m.d.comb += step.eq(Mux(active & (phase >= beats), phase - (beats - 1), 0))
+        m.d.comb += step.eq(Mux(active_next & (phase_next >= beats), phase_next - (beats - 1), 0))
         self._entries(m, step, block, activations)
         return m
 
     def _entries(self, m: Module, step: Signal, block: Signal, activations: data.View) -> None:
-        """Compute every table's entry ``step``: first ``t1*b + t2*c``, a cycle later ``+ t0*a``."""
-        third_next, trits = Signal(), Signal(4)
-        first_gate, first_negative = Signal(), Signal()
+        """Compute every table's entry ``step`` of a cycle before: ``t2*c``, then ``+ t1*b``, then ``+ t0*a``."""
+        second_step, first_step = Signal(INDEX_BITS), Signal(INDEX_BITS)
         address = Signal.like(self.write.address)
-        with m.Switch(step):
-            for entry in range(1, TABLE_ENTRIES + 1):
-                t0, t1, t2 = (entry + 13) % 3 - 1, (entry + 13) // 3 % 3 - 1, (entry + 13) // 9 - 1
-                with m.Case(entry):
-                    m.d.comb += third_next.eq(t2)
-                    m.d.sync += trits.eq((t0 != 0) | (t0 < 0) << 1 | (t1 != 0) << 2 | (t1 < 0) << 3)
-        with m.If(step == 0):
-            m.d.sync += address.eq(0)
-        with m.Else():
-            m.d.sync += address.eq(step | block << INDEX_BITS)
-        m.d.sync += [first_gate.eq(trits[0]), first_negative.eq(trits[1]),
-                     self.write.address.eq(address), self.write.enable.eq(address[:INDEX_BITS].any())]
-
+        m.d.sync += [
+            second_step.eq(step), first_step.eq(second_step),
+            address.eq(Mux(second_step == 0, 0, second_step | block << INDEX_BITS)),
+            self.write.address.eq(address), self.write.enable.eq(address[:INDEX_BITS].any())]
+        controls = Cat(trit_is(step, 2, 1), trit_is(second_step, 1, 1, -1), trit_is(second_step, 1, -1),
+                       trit_is(first_step, 0, 1, -1), trit_is(first_step, 0, -1))
         for code in range(self._codes):
+            if code % FILL_FAN_OUT == 0:
+                m.submodules[f"controls_{code}"] = copy = RegisterCopy(
+                    width=len(controls), primitives=self._primitives)
+                m.d.comb += copy.i.eq(controls)
+                third_gate, second_gate, second_negative, first_gate, first_negative = copy.o
             a, b, c = (activations[code * CODE_TRITS + index] for index in range(CODE_TRITS))
             third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}", reset_less=True)
             pair = GatedAdder(width=ACTIVATION_BITS + 1, primitives=self._primitives)
@@ -192,8 +199,9 @@ class TableFill(wiring.Component):
             m.submodules[f"pair_{code}"], m.submodules[f"entry_{code}"] = pair, entry_adder
             pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}", reset_less=True)
             entry = Signal(signed(sum_bits(1)), name=f"entry_{code}", reset_less=True)
-            m.d.comb += connect_adder(pair, third, b, gate=trits[2], negative=trits[3], carry=trits[3])
+            m.d.comb += connect_adder(pair, third, b, gate=second_gate, negative=second_negative,
+                                      carry=second_negative)
             m.d.comb += connect_adder(entry_adder, pair_sum, a, gate=first_gate, negative=first_negative,
                                       carry=first_negative)
             m.d.comb += self.write.data[code].eq(entry)
-            m.d.sync += [third.eq(Mux(third_next, c, 0)), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]
+            m.d.sync += [third.eq(Mux(third_gate, c, 0)), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]

@@ -4,17 +4,19 @@ from amaranth import C, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.accumulator import MAGNITUDE_BITS
 from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
+from rtl.config import ELEMENT_BITS
+from rtl.op_layout import elements
 from rtl.timing import peak_steps
 
+MAGNITUDE_BITS = ELEMENT_BITS - 1
 SIGNED_MAGNITUDE = data.StructLayout({"magnitude": MAGNITUDE_BITS, "negative": 1})
 
 
 class Peak(wiring.Component):
     """Keeps the peak of each row; when asked, halves the rows until one is left.
 
-    Elements come as ``magnitude ^ -negative``, so the absolute value is ``magnitude + negative``.
+    A peak is kept as ``magnitude ^ -negative``, so its absolute value is ``magnitude + negative``.
 
     Latency: ``value`` is valid with ``done``, ``1 + peak_steps(rows)`` cycles after ``finish``.
 
@@ -43,7 +45,7 @@ class Peak(wiring.Component):
         check_primitives(primitives)
         self._rows, self._primitives = rows, primitives
         super().__init__({
-            "clear": In(1), "valid": In(1), "finish": In(1), "elements": In(data.ArrayLayout(SIGNED_MAGNITUDE, rows)),
+            "clear": In(1), "valid": In(1), "finish": In(1), "elements": In(elements(rows)),
             "value": Out(MAGNITUDE_BITS + 1), "done": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
@@ -56,7 +58,9 @@ class Peak(wiring.Component):
         for row, peak in enumerate(peaks):
             candidate = Signal(SIGNED_MAGNITUDE, name=f"candidate_{row}")
             present = self.valid
-            m.d.comb += candidate.eq(self.elements[row])
+            negative = self.elements[row][-1]
+            m.d.comb += [candidate.negative.eq(negative),
+                         candidate.magnitude.eq(self.elements[row] ^ negative.replicate(MAGNITUDE_BITS))]
             remaining = self._rows
             for index in range(steps):
                 half = (remaining + 1) // 2

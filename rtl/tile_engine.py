@@ -5,19 +5,19 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
-from rtl.accumulator import Accumulator, accumulator_bits
+from rtl.accumulator import Accumulator
 from rtl.adder_tree import sum_bits
 from rtl.carry_chain import check_primitives
-from rtl.config import ELEMENT_BITS, Config
+from rtl.config import Config
 from rtl.isa import Opcode
 from rtl.lookup_table import TableFill, block_shape
 from rtl.op_layout import FETCH, RESULT, elements, int8s, op_layout, write_port
 from rtl.peak import Peak
 from rtl.row_engine import RowEngine
 from rtl.tile_layout import tile_layout
-from rtl.timing import ACCUMULATOR_CYCLES, TABLE_READY_CYCLES, row_latency
+from rtl.timing import TABLE_READY_CYCLES, accumulator_cycles, row_latency
 
-TAG = data.StructLayout({"valid": 1, "first": 1, "plane": 1, "last": 1, "final": 1})
+TAG = data.StructLayout({"valid": 1, "plane": 1, "last": 1, "final": 1})
 
 
 def times(value: Value, factor: int) -> Value:
@@ -44,8 +44,8 @@ class TileCounter(wiring.Component):
     op : operation, constant while its tiles are counted; the counter is at its start again after the last tile.
     take : a tile is taken.
     block : its column block.
-    tag : its place: ``valid`` is ``take``, ``first`` of an element, first of a further ``plane``, ``last`` of an
-        element, ``final`` of the operation.
+    tag : its place: ``valid`` is ``take``, first of a further ``plane``, ``last`` of an element, ``final`` of the
+        operation.
     """
 
     def __init__(self, *, table_blocks: int) -> None:
@@ -58,12 +58,9 @@ class TileCounter(wiring.Component):
         op, block, plane, group = self.op, self.block, Signal.like(self.op.planes), Signal.like(self.op.groups)
         last_block = block == op.blocks - 1
         last_plane, last_group = plane == op.planes - 1, group == op.groups - 1
-        first_block, last = block == 0, last_block & last_plane
-        m.d.comb += [
-            self.tag.valid.eq(self.take), self.tag.first.eq(first_block & (plane == 0)),
-            self.tag.plane.eq(first_block & (plane != 0)), self.tag.last.eq(self.take & last),
-            self.tag.final.eq(self.take & last & last_group),
-        ]
+        last = self.take & last_block & last_plane
+        m.d.comb += [self.tag.valid.eq(self.take), self.tag.plane.eq((block == 0) & (plane != 0)),
+                     self.tag.last.eq(last), self.tag.final.eq(last & last_group)]
         with m.If(self.take):
             m.d.sync += block.eq(Mux(last_block, 0, block + 1))
             with m.If(last_block):
@@ -86,7 +83,7 @@ class TileEngine(wiring.Component):
 
     Parameters
     ----------
-    config : geometry; an operation has at most ``embed_planes`` planes and ``table_blocks`` blocks.
+    config : geometry; an operation has at most ``weight_planes`` planes and ``table_blocks`` blocks.
     primitives : see `GatedAdder`.
 
     Members
@@ -178,27 +175,25 @@ class TileEngine(wiring.Component):
         """The datapath of every row, with the tags of its tiles beside it."""
         c = self._config
         tags = [counter.tag]
-        for stage in range(row_latency(c) + ACCUMULATOR_CYCLES):
+        for stage in range(row_latency(c) + accumulator_cycles(c)):
             tags.append(Signal(TAG, name=f"tag_{stage}"))
             m.d.sync += tags[-1].eq(tags[-2])
         dot_tag, element_tag = tags[row_latency(c)], tags[-1]
-        bits = accumulator_bits(c.columns * c.table_blocks, c.embed_planes)
-        half = Signal(bits)
+        half = Signal(c.shift_max)
         m.d.sync += half.eq(1 << op.shift >> 1)
         for row in range(c.rows):
             m.submodules[f"row_{row}"] = engine = RowEngine(
                 codes=c.codes, table_blocks=c.table_blocks, primitives=self._primitives)
             m.submodules[f"accumulator_{row}"] = accumulator = Accumulator(
-                dot_bits=sum_bits(c.codes), bits=bits, primitives=self._primitives)
+                dot_bits=sum_bits(c.codes), bits=max(sum_bits(c.codes), c.accumulator_bits), shift_max=c.shift_max,
+                primitives=self._primitives)
             connect(m, fill.write, engine.write)
             m.d.comb += [
                 engine.codes.eq(self.tiles.payload[row]), engine.block.eq(counter.block),
-                accumulator.valid.eq(dot_tag.valid), accumulator.first.eq(dot_tag.first),
-                accumulator.plane.eq(dot_tag.plane), accumulator.dot.eq(engine.o),
-                accumulator.dot_negative.eq(engine.negative), accumulator.shift.eq(op.shift), accumulator.half.eq(half),
-                peak.elements[row].magnitude.eq(accumulator.magnitude),
-                peak.elements[row].negative.eq(accumulator.negative),
-                self.write.data[row].eq(accumulator.magnitude ^ accumulator.negative.replicate(ELEMENT_BITS)),
+                accumulator.valid.eq(dot_tag.valid), accumulator.plane.eq(dot_tag.plane),
+                accumulator.last.eq(dot_tag.last), accumulator.dot.eq(engine.o),
+                accumulator.negative.eq(engine.negative), accumulator.shift.eq(op.shift), accumulator.half.eq(half),
+                peak.elements[row].eq(accumulator.o), self.write.data[row].eq(accumulator.o),
             ]
         m.d.comb += [peak.valid.eq(element_tag.last), peak.finish.eq(element_tag.final),
                      self.write.enable.eq(element_tag.last)]

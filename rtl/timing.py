@@ -11,7 +11,6 @@ BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
 TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
 TABLE_DISTRIBUTED_DEPTH = 16
 TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the least latency of a weight source
-ACCUMULATOR_CYCLES = 3     # accumulate, round, shift
 
 
 def tree_levels(codes: int) -> int:
@@ -34,13 +33,18 @@ def row_latency(config: Config) -> int:
     return table_latency(config.table_blocks) + (tree_levels(config.codes) + 1) // 2
 
 
+def accumulator_cycles(config: Config) -> int:
+    """Cycles from the sum of a tile row to an element: accumulate and, where sums can be too wide, round and shift."""
+    return 3 if config.shift_max else 1
+
+
 def engine_cycles(config: Config, op: Op) -> int:
     """Tile engine: while its weight source never starves it and the scalar unit takes the peak at once."""
     fill = op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0
     tiles = op.groups * op.planes * op.blocks
     if config.weight_source == "sdram" and tiles > 1:
         tiles = 2 + (tiles - 2) * (config.rows * config.columns // BASE3_WORD_TRITS)
-    drain = row_latency(config) + ACCUMULATOR_CYCLES + 1 + peak_steps(config.rows)
+    drain = row_latency(config) + accumulator_cycles(config) + 1 + peak_steps(config.rows)
     return fill + TABLE_READY_CYCLES + tiles + drain
 
 

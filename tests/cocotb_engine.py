@@ -8,7 +8,7 @@ import numpy as np
 from cocotb.triggers import RisingEdge
 
 from host.packing import to_base3
-from rtl.config import ELEMENT_BITS, Config
+from rtl.config import ELEMENT_BITS, Config, sum_shift
 from rtl.isa import FIELDS, Op, Opcode
 from rtl.timing import engine_cycles
 from sim.golden import matvec
@@ -40,7 +40,7 @@ def random_ops(config: Config, chance: np.random.Generator) -> Iterator[Op]:
         fill = index == 0 or chance.random() < 0.6
         if fill:
             blocks = int(chance.integers(1, config.table_blocks + 1))
-        planes = int(chance.choice([1, 1, config.embed_planes, chance.integers(1, config.embed_planes + 1)]))
+        planes = int(chance.choice([1, 1, config.weight_planes, chance.integers(1, config.weight_planes + 1)]))
         tiles = config.weight_depth or 60
         groups = int(chance.integers(1, min(40, tiles // (planes * blocks)) + 1)) if index else 1
         count = groups * planes * blocks
@@ -48,7 +48,8 @@ def random_ops(config: Config, chance: np.random.Generator) -> Iterator[Op]:
         yield Op(Opcode.MATVEC, fields={
             "src": int(chance.integers(0, config.activation_depth - blocks * config.block_beats + 1)),
             "blocks": blocks, "fill": int(fill), "groups": groups, "planes": planes, "dst": destination,
-            "shift": int(chance.choice([0, 0, 1, chance.integers(0, 16)])), "rd": int(chance.integers(0, 32)),
+            "shift": int(chance.integers(sum_shift(blocks * config.columns, planes), config.shift_max + 1)),
+            "rd": int(chance.integers(0, 32)),
             "address": int(chance.integers(0, config.weight_depth - count + 1)) if config.weight_depth else 0})
 
 

@@ -10,7 +10,7 @@ from rtl.config import ELEMENT_BITS
 from rtl.timing import peak_steps
 from tests.bench import parameters, start
 
-MAGNITUDE_MASK = (1 << ELEMENT_BITS - 1) - 1
+ELEMENT_MASK = (1 << ELEMENT_BITS) - 1
 
 
 @cocotb.test()
@@ -30,8 +30,7 @@ async def peaks(dut: Any, seed: int) -> None:
         centre = int(chance.choice([0, 1, 5, 64, (1 << ELEMENT_BITS - 1) - 3]))
         values = chance.choice([-1, 1], (count, rows)) * (centre + chance.integers(0, 3, (count, rows)))
         for index, row in enumerate(values):
-            elements = [(int(value) ^ int(value) >> 63) & MAGNITUDE_MASK | int(value < 0) << ELEMENT_BITS - 1
-                        for value in row]
+            elements = [int(value) & ELEMENT_MASK for value in row]
             dut.valid.value = 1
             dut.elements.value = sum(element << ELEMENT_BITS * place for place, element in enumerate(elements))
             dut.finish.value = int(index == count - 1)

