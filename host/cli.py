@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from host.device import Device
 from host.errors import TritloomError
 from host.image import Image
+from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
@@ -171,6 +172,30 @@ def list_program(
 ) -> None:
     """Print the token program with predicted cycles."""
     print(read_image(image, config).listing())
+
+
+@app.command()
+def fit(
+    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
+    board: Annotated[str, typer.Option(help="Board to size it for.")] = "ulx3s",
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Say from a model's headers alone whether a board can hold it, and how fast it may run."""
+    from host.fit import fit as size_model  # boards bring the hardware description language, slow to import
+    from host.fit_report import conclusion, fit_summary, limit_table, tensor_table
+
+    files = open_model(model)
+    found = size_model(files, board, config)
+    if as_json:
+        print(json.dumps(fit_summary(files, found)))
+    else:
+        out = Console()
+        out.print(tensor_table(files, found))
+        out.print(limit_table(found))
+        print("\n".join(conclusion(found)))
+    if not found.fits:
+        raise TritloomError(f"{files.name} does not run on {found.board} {found.config}: {found.refusal}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -69,6 +69,7 @@ class Attention(wiring.Component):
     Parameters
     ----------
     config : the geometry.
+    primitives : see `Multiplier`.
 
     Members
     -------
@@ -80,8 +81,8 @@ class Attention(wiring.Component):
     result : per head the sum of its probabilities, with the exponent of its weights.
     """
 
-    def __init__(self, *, config: Config) -> None:
-        self._config = config
+    def __init__(self, *, config: Config, primitives: str = "portable") -> None:
+        self._config, self._primitives = config, primitives
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.ATTEND))),
             "busy": Out(1),
@@ -112,9 +113,9 @@ class Attention(wiring.Component):
         key_final = stages(m, keys.final, score + 1, name="key_final")
         weighed = stages(m, scores.valid, accumulate + 1, name="weighed")
         score_final = stages(m, scores.final, accumulate + 1, name="score_final")
-        second = Signal()
-        with m.If(self._start | key_final[score]):
-            m.d.sync += second.eq(~self._start)
+        second, second_next = Signal(), Signal()
+        m.d.comb += second_next.eq(~self._start & (second | key_final[score]))
+        m.d.sync += second.eq(second_next)
         value_index = self._count(m, weighed[probability], name="value")
         m.d.comb += [
             keys.start.eq(self._start), keys.last.eq(last), keys.step.eq(1),
@@ -123,11 +124,11 @@ class Attention(wiring.Component):
             self.cache.address.eq((op.slot << c.context_log2) | Mux(second, value_index, keys.index)),
         ]
 
-        m.submodules.lanes = lanes = AttentionLanes(config=c)
+        m.submodules.lanes = lanes = AttentionLanes(config=c, primitives=self._primitives)
         connect(m, flipped(self.query), lanes.query)
         m.d.comb += [
-            lanes.key.eq(self.cache.key), lanes.value.eq(self.cache.value), lanes.weigh.eq(second),
-            lanes.clear.eq(self._start), lanes.accumulate.eq(weighed[accumulate]),
+            lanes.key.eq(self.cache.key), lanes.value.eq(self.cache.value), lanes.weigh.eq(second_next),
+            lanes.clear.eq(self._start), lanes.accumulate.eq(weighed[accumulate - 1]),
         ]
         key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES - 1], weighed[probability - 1])
         totals = self._heads(m, lanes, scores, key_exponent, shift, keyed[score], weighed[probability])

@@ -1,6 +1,6 @@
 """The multipliers of the attention unit, with their operands and accumulators."""
 
-from amaranth import Array, Module, Mux, Signal, signed, unsigned
+from amaranth import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -8,7 +8,11 @@ from amaranth.utils import ceil_log2
 from rtl.attention_head import PRODUCT_BITS
 from rtl.config import ACTIVATION_BITS, ELEMENT_BITS, Config
 from rtl.exp2 import PROBABILITY_BITS
+from rtl.multiplier import Multiplier
 from rtl.op_layout import elements, int8s, query_port
+from rtl.register_copy import RegisterCopy
+
+COPY_LANES = 5             # lanes of every group that share one copy of what steers them
 
 
 class AttentionLanes(wiring.Component):
@@ -20,22 +24,23 @@ class AttentionLanes(wiring.Component):
     Parameters
     ----------
     config : the geometry.
+    primitives : see `Multiplier`.
 
     Members
     -------
     query : writes the queries of a group.
     key, value : the beat of a position.
     weights : of the value, per head.
-    weigh : multiply weights and ``value``, else queries and ``key``; given one cycle before the multiplication.
+    weigh : multiply weights and ``value``, else queries and ``key``; given two cycles before the multiplication.
     products : per head.
-    clear : empty the accumulators.
-    accumulate : add the products to them.
+    clear : empty the accumulators, a cycle later.
+    accumulate : add the products of the cycle after to them.
     group : selects the accumulators that ``beat`` shows.
     beat : accumulated values, rounded half up to ``context_log2 + 2`` bits less.
     """
 
-    def __init__(self, *, config: Config) -> None:
-        self._config = config
+    def __init__(self, *, config: Config, primitives: str) -> None:
+        self._config, self._primitives = config, primitives
         c = config
         super().__init__({
             "query": In(query_port(c.lanes)),
@@ -54,10 +59,15 @@ class AttentionLanes(wiring.Component):
         dropped_bits = c.context_log2 + 2
         total_bits = ELEMENT_BITS + dropped_bits
         # Block RAM is slow and far away, so its words get a cycle for nothing but the way here.
-        key, value, shared = (Signal(int8s(c.lanes), name=name, reset_less=True) for name in ("k", "v", "shared"))
+        key, value = (Signal(int8s(c.lanes), name=name, reset_less=True) for name in "kv")
         m.d.sync += [key.eq(self.key), value.eq(self.value)]
-        m.d.sync += [shared[lane].eq(Mux(self.weigh, value[lane], key[lane])) for lane in range(c.lanes)]
 
+        steers = []
+        for lane in range(0, c.lanes, COPY_LANES):
+            steer = Cat(self.weigh, self.clear, self.accumulate)
+            m.submodules[f"steer{lane}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
+            m.d.comb += copy.i.eq(steer)
+            steers.append(copy.o)
         rounded = []
         for group in range(c.query_groups):
             query = Signal(int8s(c.lanes), name=f"query{group}")
@@ -65,20 +75,21 @@ class AttentionLanes(wiring.Component):
                 m.d.sync += query.eq(self.query.data)
             totals = []
             for lane in range(c.lanes):
+                weigh, clear, accumulate = steers[lane // COPY_LANES]
                 head, element = group * c.segments + lane // c.head_dim, lane % c.head_dim
-                own = Signal(signed(PROBABILITY_BITS + 1), name=f"own{group}_{lane}", reset_less=True)
-                product = Signal(signed(ACTIVATION_BITS + len(own)), name=f"product{group}_{lane}", reset_less=True)
+                m.submodules[f"multiplier{group}_{lane}"] = multiplier = Multiplier(
+                    a_bits=ACTIVATION_BITS, b_bits=PROBABILITY_BITS + 1, primitives=self._primitives)
                 # Emptied to half a unit of the output, which rounds it.
                 total = Signal(signed(total_bits), name=f"total{group}_{lane}", init=1 << dropped_bits - 1)
-                m.d.sync += [
-                    own.eq(Mux(self.weigh, self.weights[head], query[lane])),
-                    product.eq(shared[lane] * own),
+                m.d.comb += [
+                    multiplier.a.eq(Mux(weigh, value[lane], key[lane])),
+                    multiplier.b.eq(Mux(weigh, self.weights[head], query[lane])),
+                    self.products[head][element].eq(multiplier.o),
                 ]
-                with m.If(self.clear):
+                with m.If(clear):
                     m.d.sync += total.eq(total.init)
-                with m.Elif(self.accumulate):
-                    m.d.sync += total.eq(total + product)
-                m.d.comb += self.products[head][element].eq(product)
+                with m.Elif(accumulate):
+                    m.d.sync += total.eq(total + multiplier.o)
                 totals.append(total >> dropped_bits)
             rounded.append(totals)
         for lane in range(c.lanes):

@@ -34,7 +34,7 @@ class Core(wiring.Component):
     ----------
     config : the geometry.
     image : initial contents of every memory; compiled for ``config``.
-    primitives : ``"ecp5"`` instantiates carry chains and distributed RAM, ``"portable"`` infers them.
+    primitives : ``"ecp5"`` instantiates carry chains and multiplier blocks, ``"portable"`` infers them.
 
     Members
     -------
@@ -57,12 +57,13 @@ class Core(wiring.Component):
         self.vector = VectorUnit(
             lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
             activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
-            embed_planes=config.embed_planes)
+            embed_planes=config.embed_planes, primitives=primitives)
         self.scalar = ScalarUnit()
-        self.attention = Attention(config=config)
+        self.attention = Attention(config=config, primitives=primitives)
         self.sampler = Sampler(config=config)
         self.rotary = Rotary(context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
-        self.memory = VectorMemory(lanes=config.lanes, rows=config.rows, depth=config.vector_depth)
+        self.memory = VectorMemory(lanes=config.lanes, rows=config.rows, depth=config.vector_depth,
+                                   primitives=primitives)
         self.cache = KvCache(config=config)
         self.embedding = Embedding(config=config, init=sections["embedding"])
         self.source = (TritDecoder(config=config) if self.streaming

@@ -4,9 +4,11 @@ from amaranth import Array, C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
+from rtl.carry_chain import check_primitives
 from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, SQUARE_SHIFT
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
+from rtl.multiplier import Multiplier
 from sim.fixed import ROTARY_FRACTION
 
 PRODUCT_BITS = 2 * ELEMENT_BITS
@@ -57,6 +59,7 @@ class VectorLane(wiring.Component):
     Parameters
     ----------
     embed_bits : width of an embedding code after subtraction of its offset, signed.
+    primitives : see `Multiplier`.
 
     Members
     -------
@@ -69,12 +72,14 @@ class VectorLane(wiring.Component):
 
     Raises
     ------
-    ValueError: ``embed_bits`` exceeds an element.
+    ValueError: ``embed_bits`` exceeds an element, or unknown primitives.
     """
 
-    def __init__(self, *, embed_bits: int) -> None:
+    def __init__(self, *, embed_bits: int, primitives: str) -> None:
         if not 1 < embed_bits <= ELEMENT_BITS:
             raise ValueError(f"embed_bits must be 2..{ELEMENT_BITS}, got {embed_bits}")
+        check_primitives(primitives)
+        self._primitives = primitives
         super().__init__({
             "own": In(signed(ELEMENT_BITS)),
             "partner": In(signed(ELEMENT_BITS)),
@@ -92,31 +97,34 @@ class VectorLane(wiring.Component):
         m = Module()
         shifted = Signal(signed(SHIFTED_BITS))
 
-        x_first, x_second = Signal(signed(ELEMENT_BITS)), Signal(signed(ELEMENT_BITS))
+        first, second = Signal(signed(ELEMENT_BITS)), Signal(signed(ELEMENT_BITS))
         with m.Switch(self.operand.x):
             with m.Case(X.OWN):
-                m.d.sync += x_first.eq(self.own)
+                m.d.comb += first.eq(self.own)
             with m.Case(X.PARTNER):
-                m.d.sync += x_first.eq(self.partner)
+                m.d.comb += first.eq(self.partner)
             with m.Case(X.EMBEDDING):
-                m.d.sync += x_first.eq(self.embedding)
+                m.d.comb += first.eq(self.embedding)
             with m.Case(X.SHIFTED):
-                m.d.sync += x_first.eq(shifted)
+                m.d.comb += first.eq(shifted)
         with m.Switch(self.operand.y):
             with m.Case(Y.FACTOR):
-                m.d.sync += x_second.eq(self.factor)
+                m.d.comb += second.eq(self.factor)
             with m.Case(Y.ROTATION):
-                m.d.sync += x_second.eq(self.rotation << ROTARY_PAD)
+                m.d.comb += second.eq(self.rotation << ROTARY_PAD)
             with m.Case(Y.OWN):
-                m.d.sync += x_second.eq(self.own)
+                m.d.comb += second.eq(self.own)
             with m.Case(Y.POSITIVE):
-                m.d.sync += x_second.eq(Mux(self.own < 0, 0, self.own))
+                m.d.comb += second.eq(Mux(self.own < 0, 0, self.own))
 
-        product, held = Signal(signed(PRODUCT_BITS)), Signal(signed(ELEMENT_BITS))
-        m.d.sync += [product.eq(x_first * x_second), held.eq(x_first)]
-        m.d.comb += self.square.eq(product[SQUARE_SHIFT:])
+        m.submodules.multiplier = multiplier = Multiplier(
+            a_bits=ELEMENT_BITS, b_bits=ELEMENT_BITS, primitives=self._primitives)
+        # Beside the product, where no multiplier block can hold it.
+        x_first, held = (Signal(signed(ELEMENT_BITS), reset_less=True) for _ in range(2))
+        m.d.sync += [x_first.eq(first), held.eq(x_first)]
+        m.d.comb += [multiplier.a.eq(first), multiplier.b.eq(second), self.square.eq(multiplier.o[SQUARE_SHIFT:])]
 
-        round_up, overflow, negative = self._shift(m, product, shifted)
+        round_up, overflow, negative = self._shift(m, multiplier.o, shifted)
         self._finish(m, held, shifted, round_up, overflow, negative)
         return m
 

@@ -1,6 +1,6 @@
 """All lanes of the vector unit, and the pipeline of controls that steers them."""
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, VectorFn
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
 from rtl.op_layout import ROTATION, elements
+from rtl.register_copy import RegisterCopy
 from rtl.vector_lane import (
     OPERAND_CONTROL,
     OUTPUT_CONTROL,
@@ -21,6 +22,7 @@ from rtl.vector_lane import (
 )
 from rtl.vector_slots import SLOT
 
+COPY_LANES = 5             # lanes that share one copy of what steers them
 MODE = data.StructLayout({"fn": VectorFn, "embed": 1, "narrow": 1})
 
 
@@ -34,6 +36,7 @@ class VectorLanes(wiring.Component):
     lanes : elements per beat.
     head_dim : elements per head.
     embed_planes : trit planes of the embedding.
+    primitives : see `Multiplier`.
 
     Members
     -------
@@ -51,7 +54,7 @@ class VectorLanes(wiring.Component):
     ValueError: ``lanes`` is no multiple of ``head_dim``, or ``head_dim`` is odd.
     """
 
-    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int) -> None:
+    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, primitives: str) -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
@@ -59,6 +62,7 @@ class VectorLanes(wiring.Component):
         self._lanes, self._head_dim, self._segments = lanes, head_dim, lanes // head_dim
         self._embed_offset = (3**embed_planes - 1) // 2
         self._embed_bits = (3**embed_planes - 1).bit_length()
+        self._primitives = primitives
         super().__init__({
             "mode": In(MODE),
             "slot": In(SLOT),
@@ -101,51 +105,56 @@ class VectorLanes(wiring.Component):
         shifts = self._steer_shifts(m, x_slot.second, is_fn)
         addend = Mux(is_fn[VectorFn.ROTATE] & m_slot.second, Addend.TOTAL, Addend.ZERO)
         held = is_fn[VectorFn.SQUARE] | is_fn[VectorFn.ADD]
-        m.d.sync += output.addend.eq(Mux(held, Addend.HELD, addend))
-        m.d.comb += output.narrow.eq(self.mode.narrow)
+        m.d.comb += [output.addend.eq(Mux(held, Addend.HELD, addend)), output.narrow.eq(self.mode.narrow)]
 
         rotation = self._rotation(m, before_d.second)
         for lane in range(self._lanes):
             segment, element = divmod(lane, self._head_dim)
-            m.submodules[f"lane{lane}"] = unit = VectorLane(embed_bits=self._embed_bits + 1)
+            if element % COPY_LANES == 0:
+                steer = Cat(operand, shifts[segment], output)
+                m.submodules[f"steer{lane}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
+                m.d.comb += copy.i.eq(steer)
+            m.submodules[f"lane{lane}"] = unit = VectorLane(
+                embed_bits=self._embed_bits + 1, primitives=self._primitives)
             code = Signal(self._embed_bits, name=f"code{lane}", reset_less=True)
             m.d.sync += code.eq(self.embedding[lane])
             m.d.comb += [
                 unit.own.eq(self.own[lane]), unit.partner.eq(self.own[lane ^ 1]),
                 unit.embedding.eq(code - self._embed_offset), unit.rotation.eq(rotation[element]),
                 unit.factor.eq(self.factor[segment]),
-                unit.operand.eq(operand), unit.shift.eq(shifts[segment]), unit.output.eq(output),
+                Cat(unit.operand, unit.shift, unit.output).eq(copy.o),
                 self.square[lane].eq(unit.square), self.o[lane].eq(unit.o), self.o_key[lane].eq(unit.key),
             ]
         return m
 
     def _steer_operands(self, m: Module, operand: Signal, second: Signal, is_fn: dict[VectorFn, Signal]) -> None:
-        m.d.sync += [operand.x.eq(X.OWN), operand.y.eq(Y.FACTOR)]
+        """Choice of the operands, a cycle ahead of the lanes."""
+        m.d.comb += [operand.x.eq(X.OWN), operand.y.eq(Y.FACTOR)]
         with m.If(self.mode.embed):
-            m.d.sync += operand.x.eq(X.EMBEDDING)
+            m.d.comb += operand.x.eq(X.EMBEDDING)
         with m.Elif(is_fn[VectorFn.SQUARE]):
-            m.d.sync += operand.y.eq(Y.OWN)
+            m.d.comb += operand.y.eq(Y.OWN)
         with m.Elif(is_fn[VectorFn.ROTATE]):
-            m.d.sync += [operand.x.eq(Mux(second, X.PARTNER, X.OWN)), operand.y.eq(Y.ROTATION)]
+            m.d.comb += [operand.x.eq(Mux(second, X.PARTNER, X.OWN)), operand.y.eq(Y.ROTATION)]
         with m.Elif(is_fn[VectorFn.GATE]):
-            m.d.sync += [operand.x.eq(Mux(second, X.SHIFTED, X.OWN)), operand.y.eq(Mux(second, Y.OWN, Y.POSITIVE))]
+            m.d.comb += [operand.x.eq(Mux(second, X.SHIFTED, X.OWN)), operand.y.eq(Mux(second, Y.OWN, Y.POSITIVE))]
 
     def _steer_shifts(self, m: Module, second: Signal, is_fn: dict[VectorFn, Signal]) -> list[Signal]:
-        """Shift control of each segment."""
+        """Shift control of each segment, a cycle ahead of the lanes."""
         shifts = []
         for segment in range(self._segments):
             steps = Signal(SHIFT_STEPS_BITS, name=f"x_steps{segment}")
-            shift = Signal(SHIFT_CONTROL, name=f"m_shift{segment}")
-            m.d.sync += [
-                steps.eq(self.steps[segment]),
+            shift = Signal(SHIFT_CONTROL, name=f"shift{segment}")
+            m.d.sync += steps.eq(self.steps[segment])
+            m.d.comb += [
                 shift.steps.eq(steps),
                 shift.carry.eq(is_fn[VectorFn.ROTATE] & second),
                 shift.clear.eq(is_fn[VectorFn.SQUARE]),
             ]
             with m.If(is_fn[VectorFn.ROTATE]):
-                m.d.sync += shift.steps.eq(ROTARY_SHIFT // SCALE_SHIFT_STEP)
+                m.d.comb += shift.steps.eq(ROTARY_SHIFT // SCALE_SHIFT_STEP)
             with m.If(is_fn[VectorFn.GATE]):
-                m.d.sync += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
+                m.d.comb += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
             shifts.append(shift)
         return shifts
 

@@ -1,13 +1,18 @@
 """Vector memory: beats of 18-bit elements, written by rows or beats and read by beats."""
 
-from amaranth import Module, Mux, Signal, Value
-from amaranth.lib import memory, wiring
+from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.data import View
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
+from rtl.carry_chain import check_primitives
 from rtl.op_layout import elements, read_port, write_port
+from rtl.register_copy import RegisterCopy
 
 DISTRIBUTED_DEPTH_MAX = 64   # deeper than this, a block RAM per two lanes costs less than distributed RAM
+COPY_LANES_MAX = 4           # lanes of distributed RAM that share address registers
 
 
 def divide(value: Value, divisor: int, limit: int) -> Value:
@@ -25,6 +30,8 @@ class VectorMemory(wiring.Component):
     A program never lets two writers, or two readers, use the memory in the same cycle: ``write_rows`` wins over
     ``write_beats[0]``, that over ``write_beats[1]``, and ``read[0]`` over ``read[1]``.
 
+    Distributed RAM takes thousands of cells, so every few lanes have address registers of their own.
+
     Latency: read data follow the address by one cycle; an address given two cycles after a write reads the new value.
 
     Parameters
@@ -32,6 +39,7 @@ class VectorMemory(wiring.Component):
     lanes : elements per beat.
     rows : elements written by one row write; divides ``lanes``.
     depth : beats.
+    primitives : see `RegisterCopy`.
 
     Members
     -------
@@ -41,15 +49,16 @@ class VectorMemory(wiring.Component):
 
     Raises
     ------
-    ValueError: ``rows`` does not divide ``lanes``, or a depth below two.
+    ValueError: ``rows`` does not divide ``lanes``, a depth below two, or unknown primitives.
     """
 
-    def __init__(self, *, lanes: int, rows: int, depth: int) -> None:
+    def __init__(self, *, lanes: int, rows: int, depth: int, primitives: str = "portable") -> None:
         if lanes % rows:
             raise ValueError(f"lanes {lanes} must be a multiple of rows {rows}")
         if depth < 2:
             raise ValueError(f"depth must be at least 2, got {depth}")
-        self._lanes, self._rows, self._depth = lanes, rows, depth
+        check_primitives(primitives)
+        self._lanes, self._rows, self._depth, self._primitives = lanes, rows, depth, primitives
         super().__init__({
             "write_rows": In(write_port(elements(rows), ceil_log2(depth * lanes // rows))),
             "write_beats": In(write_port(elements(lanes), ceil_log2(depth))).array(2),
@@ -58,31 +67,48 @@ class VectorMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         groups = self._lanes // self._rows
-        distributed = self._depth <= DISTRIBUTED_DEPTH_MAX
-        m.submodules.beats = beats = memory.Memory(
-            shape=elements(self._lanes), depth=self._depth, init=[],
-            attrs={"ram_style": "distributed" if distributed else "block"})
-        write = beats.write_port(granularity=self._rows)
-        read = beats.read_port()
-
         rows, (first, second) = self.write_rows, self.write_beats
         quotient = divide(rows.address, groups, self._depth * groups)
         group = (rows.address - sum(quotient << bit for bit in range(groups.bit_length()) if groups >> bit & 1))
-        group_bits = ceil_log2(groups)
-        address = Signal.like(write.addr)
-        values = Signal.like(write.data)
-        enable = Signal.like(write.en)
-        m.d.sync += [
-            enable.eq(Mux(rows.enable, 1 << group[:group_bits], (first.enable | second.enable).replicate(groups))),
-            address.eq(Mux(rows.enable, quotient, Mux(first.enable, first.address, second.address))),
-        ]
+        enable = Mux(rows.enable, 1 << group[: ceil_log2(groups)], (first.enable | second.enable).replicate(groups))
+        write_address, read_address = Signal(ceil_log2(self._depth)), Signal(ceil_log2(self._depth))
+        values = Signal(elements(self._lanes), reset_less=True)
+        data = Signal(elements(self._lanes))
         for lane in range(self._lanes):
             beat_value = Mux(first.enable, first.data[lane], second.data[lane])
             m.d.sync += values[lane].eq(Mux(rows.enable, rows.data[lane % self._rows], beat_value))
         m.d.comb += [
-            write.en.eq(enable), write.addr.eq(address), write.data.eq(values),
-            read.en.eq(self.read[0].enable | self.read[1].enable),
-            read.addr.eq(Mux(self.read[0].enable, self.read[0].address, self.read[1].address)),
-            self.read[0].data.eq(read.data), self.read[1].data.eq(read.data),
+            write_address.eq(Mux(rows.enable, quotient, Mux(first.enable, first.address, second.address))),
+            read_address.eq(Mux(self.read[0].enable, self.read[0].address, self.read[1].address)),
+            self.read[0].data.eq(data), self.read[1].data.eq(data),
         ]
+        if self._depth <= DISTRIBUTED_DEPTH_MAX:
+            self._distributed(m, enable, write_address, values, read_address, data)
+        else:
+            self._block(m, enable, write_address, values, read_address, data)
         return m
+
+    def _block(self, m: Module, enable: Value, write_address: Value, values: View, read_address: Value,
+               data: View) -> None:
+        """One memory of block RAM."""
+        m.submodules.beats = beats = Memory(
+            shape=elements(self._lanes), depth=self._depth, init=[], attrs={"ram_style": "block"})
+        write, read = beats.write_port(granularity=self._rows), beats.read_port()
+        m.d.sync += [write.en.eq(enable), write.addr.eq(write_address)]
+        m.d.comb += [write.data.eq(values), read.addr.eq(read_address), data.eq(read.data),
+                     read.en.eq(self.read[0].enable | self.read[1].enable)]
+
+    def _distributed(self, m: Module, enable: Value, write_address: Value, values: View, read_address: Value,
+                     data: View) -> None:
+        """A memory of distributed RAM for every few lanes, read in the cycle in which data are due."""
+        lanes = max(count for count in range(1, COPY_LANES_MAX + 1) if self._rows % count == 0)
+        for start in range(0, self._lanes, lanes):
+            m.submodules[f"lanes_{start}"] = part = Memory(
+                shape=elements(lanes), depth=self._depth, init=[],
+                attrs={"ram_style": "distributed", "no_rw_check": 1})
+            write, read = part.write_port(), part.read_port(domain="comb")
+            steer = Cat(write_address, read_address, enable[start // self._rows])
+            m.submodules[f"steer_{start}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
+            m.d.comb += [copy.i.eq(steer), Cat(write.addr, read.addr, write.en).eq(copy.o)]
+            for lane in range(lanes):
+                m.d.comb += [write.data[lane].eq(values[start + lane]), data[start + lane].eq(read.data[lane])]

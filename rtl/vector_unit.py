@@ -44,6 +44,7 @@ class VectorUnit(wiring.Component):
     vector_depth : beats of vector memory.
     activation_depth : beats of the activation buffer.
     vocab, embed_beats, embed_planes : shape of the embedding memory.
+    primitives : see `Multiplier`.
 
     Members
     -------
@@ -61,13 +62,13 @@ class VectorUnit(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
-                 embed_beats: int, embed_planes: int) -> None:
+                 embed_beats: int, embed_planes: int, primitives: str = "portable") -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even")
         self._lanes, self._head_dim = lanes, head_dim
-        self._embed_beats, self._embed_planes = embed_beats, embed_planes
+        self._embed_beats, self._embed_planes, self._primitives = embed_beats, embed_planes, primitives
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.VECTOR))),
@@ -89,7 +90,8 @@ class VectorUnit(wiring.Component):
         m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
         m.submodules.slots = slots = VectorSlots(address_bits=max(8, len(self.embedding.address)))
         m.submodules.lanes = lanes = VectorLanes(
-            lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes)
+            lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes,
+            primitives=self._primitives)
         start = Signal()
         taken, operation = Signal(OPERATION), Signal(OPERATION)
         self._accept(m, start, taken, operation)

@@ -1,0 +1,143 @@
+"""What a checkpoint says of its architecture, in config.json or GGUF metadata, and what of it cannot run yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from host.checkpoint import Shape
+from host.gguf_file import ARCHITECTURE_KEY, GgufArray
+
+MAX_DIMENSION = 1 << 20
+MAX_FRACTION = 14
+OWN_ARCHITECTURE = "TritloomForCausalLM"
+# Decoders of the Llama shape whose projections may be ternary. BitNet 2B4T, its predecessor by 1bitLLM, TriLM.
+HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
+# GGUF does not store the activation function; it follows from the architecture.
+GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
+HUGGING_FACE_KEYS = {
+    "hidden": "hidden_size", "feed_forward": "intermediate_size", "layers": "num_hidden_layers",
+    "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "vocab": "vocab_size",
+    "context": "max_position_embeddings", "embed_planes": "embed_planes", "head_planes": "head_planes",
+    "residual_fraction": "residual_fraction", "norm_epsilon": "rms_norm_eps", "rope_theta": "rope_theta",
+}
+GGUF_KEYS = {
+    "hidden": "embedding_length", "feed_forward": "feed_forward_length", "layers": "block_count",
+    "heads": "attention.head_count", "kv_heads": "attention.head_count_kv", "head_dim": "attention.key_length",
+    "vocab": "vocab_size", "context": "context_length", "norm_epsilon": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
+REALS = ("norm_epsilon", "rope_theta")
+OPTIONAL = ("embed_planes", "head_planes", "residual_fraction", *REALS)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model's architecture.
+
+    Members
+    -------
+    name : as the checkpoint spells it.
+    shape : dimensions.
+    tied : whether the head is the embedding.
+    linear_class : which convention the scales of packed weights follow, or None.
+    is_master : whether floating-point projections are master weights, to be quantised by the absmean rule.
+    objections : one line per setting that the program generator cannot run, naming its key.
+    """
+
+    name: str
+    shape: Shape
+    tied: bool
+    linear_class: str | None
+    is_master: bool
+    objections: tuple[str, ...]
+
+
+def from_config(config: Mapping[str, object]) -> Architecture:
+    """The architecture in a Hugging Face config.json.
+
+    Raises
+    ------
+    ValueError: it is of no known architecture, or a value is missing or out of range; the message names the key.
+    """
+    named = config.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in HUGGING_FACE:
+        raise ValueError(f"architectures is {_show(named)}; supported: {', '.join(HUGGING_FACE)}")
+    name, own = named[0], named[0] == OWN_ARCHITECTURE
+    rope = config.get("rope_parameters")
+    nested = {"rope_theta": rope["rope_theta"]} if isinstance(rope, dict) and "rope_theta" in rope else {}
+    values = {field: (nested | dict(config)).get(key) for field, key in HUGGING_FACE_KEYS.items()}
+    quantisation = config.get("quantization_config")
+    quantisation = quantisation if isinstance(quantisation, dict) else {}
+    linear_class = quantisation.get("linear_class")
+    wanted = {"hidden_act": "relu2", "norm_gain": False, "rope_interleaved": True}
+    # Others than our own always have gains, which may all be one, and pair rotary elements by halves, which a
+    # permutation of rows turns into neighbours.
+    keys = wanted if own else {"hidden_act": "relu2"}
+    objections = [f"{key} is {_show(config.get(key))}; supported: {value!r}" for key, value in keys.items()
+                  if config.get(key) != value]
+    objections += [f"{key} is {_show(config[key])}; supported: none" for key in
+                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
+    if quantisation.get("use_rms_norm"):
+        objections.append("quantization_config.use_rms_norm is true; supported: false")
+    return Architecture(
+        name, _shape(values, HUGGING_FACE_KEYS), bool(config.get("tie_word_embeddings", False)),
+        linear_class if isinstance(linear_class, str) else None, name.lower().startswith("bitnet"), tuple(objections))
+
+
+def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> Architecture:
+    """The architecture in GGUF metadata.
+
+    Parameters
+    ----------
+    metadata : of the file.
+    vocab : rows of its embedding, where the metadata names no vocabulary size.
+    tied : whether the file has no head of its own.
+
+    Raises
+    ------
+    ValueError: it is of no known architecture, or a value is missing or out of range; the message names the key.
+    """
+    name = metadata.get(ARCHITECTURE_KEY)
+    if not isinstance(name, str) or name not in GGUF_ACTIVATIONS:
+        raise ValueError(f"{ARCHITECTURE_KEY} is {_show(name)}; supported: {', '.join(GGUF_ACTIVATIONS)}")
+    keys = {field: f"{name}.{key}" for field, key in GGUF_KEYS.items()}
+    values = {field: metadata.get(key) for field, key in keys.items()}
+    values["vocab"] = vocab
+    activation = GGUF_ACTIVATIONS[name]
+    objections = [] if activation == "relu2" else [
+        f"{ARCHITECTURE_KEY} {name} has the activation {activation}; supported: relu2"]
+    return Architecture(name, _shape(values, keys), tied, None, False, tuple(objections))
+
+
+def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
+    values = {field: value for field, value in values.items() if value is not None}
+    for field in REQUIRED:
+        if field not in values:
+            raise ValueError(f"{keys[field]} is missing")
+    for field, value in values.items():
+        if field in REALS:
+            if type(value) not in (int, float) or not 0 < value < 1e12:
+                raise ValueError(f"{keys[field]} must be a positive number, got {_show(value)}")
+            values[field] = float(value)
+        elif field == "residual_fraction":
+            if type(value) is not int or not 0 <= value <= MAX_FRACTION:
+                raise ValueError(f"{keys[field]} must be an integer from 0 to {MAX_FRACTION}, got {_show(value)}")
+        elif type(value) is not int or not 1 <= value <= MAX_DIMENSION:
+            raise ValueError(f"{keys[field]} must be an integer from 1 to {MAX_DIMENSION}, got {_show(value)}")
+    values.setdefault("kv_heads", values["heads"])
+    if values["heads"] % values["kv_heads"]:
+        raise ValueError(f"{keys['heads']} {values['heads']} is not a multiple of {keys['kv_heads']} "
+                         f"{values['kv_heads']}")
+    if "head_dim" not in values and values["hidden"] % values["heads"]:
+        raise ValueError(f"{keys['head_dim']} is missing and {keys['hidden']} {values['hidden']} is not a multiple of "
+                         f"{keys['heads']} {values['heads']}")
+    values.setdefault("head_dim", values["hidden"] // values["heads"])
+    wanted = {*REQUIRED, "kv_heads", "head_dim", *OPTIONAL}
+    return Shape(**{field: value for field, value in values.items() if field in wanted})
+
+
+def _show(value: object) -> str:
+    """A value of a foreign file in a message of one line."""
+    if isinstance(value, GgufArray):
+        return f"an array of {value.count}"
+    return repr(value)[:60]

@@ -1,0 +1,210 @@
+"""Sizes a model for a board from the headers of its files: what goes where, and what does not fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from boards import BOARDS, Board
+from host.checkpoint import Shape, layer_shapes
+from host.errors import TritloomError
+from host.model_files import ModelFiles, logical_shape
+from host.packing import BASE3_TRITS
+from host.program import Layout
+from rtl.config import CONFIGS, ELEMENT_BITS, WORD_BITS, Config
+from rtl.sdram_parts import WORD_HALVES
+
+STREAM, EMBEDDING, HEAD, GAINS = "ternary stream", "embedding planes", "head planes", "norm gains"
+WORD_BYTES = 4
+HALF_BYTES = WORD_BYTES // WORD_HALVES
+# Least capable first: the first that holds a model is the smallest.
+BY_SIZE = ("tiny", "resident", "stream")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One tensor on the accelerator.
+
+    Members
+    -------
+    name, dtype, shape : as its file has it; packed weights have the shape they unpack to.
+    placement : class of memory.
+    size_bytes : bytes it takes there, with its padding.
+    token_bytes : bytes of it that one token reads.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    placement: str
+    size_bytes: int
+    token_bytes: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One memory: what the model needs and what there is, in bytes."""
+
+    what: str
+    needed_bytes: int
+    available_bytes: int
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.needed_bytes - self.available_bytes)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a model lies in one configuration of one board.
+
+    Members
+    -------
+    board, config : for which it was sized.
+    placed : every tensor of the model.
+    limits : every memory.
+    objections : why the model cannot run although its bytes may fit.
+    smallest : board and configuration that hold the model, or None.
+    peak_bytes_s : of the SDRAM, 0 where weights are resident.
+    """
+
+    board: str
+    config: str
+    placed: tuple[Placed, ...]
+    limits: tuple[Limit, ...]
+    objections: tuple[str, ...]
+    smallest: str | None
+    peak_bytes_s: float
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of weights that one token reads, projections and head."""
+        return sum(tensor.token_bytes for tensor in self.placed if tensor.placement in (STREAM, HEAD))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Estimated bound: the SDRAM's peak over the bytes of a token; None where weights are resident."""
+        return self.peak_bytes_s / self.stream_bytes if self.peak_bytes_s else None
+
+    @property
+    def fits(self) -> bool:
+        return not self.objections and not any(limit.missing_bytes for limit in self.limits)
+
+    @property
+    def refusal(self) -> str:
+        """Why not, in one line."""
+        short = [f"{limit.what} needs {limit.needed_bytes} bytes, {limit.missing_bytes} more than there are"
+                 for limit in self.limits if limit.missing_bytes]
+        return "; ".join([*short, *self.objections])
+
+
+def fit(model: ModelFiles, board_name: str, config_name: str | None = None) -> Fit:
+    """Size a model for a board.
+
+    Parameters
+    ----------
+    model : from headers alone.
+    board_name : a key of `boards.BOARDS`.
+    config_name : None takes the smallest configuration that holds the model, else the largest.
+
+    Raises
+    ------
+    TritloomError: there is no such board or configuration.
+    """
+    if board_name not in BOARDS:
+        raise TritloomError(f"there is no board {board_name!r}; choose {', '.join(BOARDS)}")
+    if config_name is not None and config_name not in CONFIGS:
+        raise TritloomError(f"there is no configuration {config_name!r}; choose {', '.join(CONFIGS)}")
+    board, shape = BOARDS[board_name], model.architecture.shape
+    holders = [(board, name) for board in BOARDS.values() for name in BY_SIZE
+               if name in board.clocks and not any(_misfits(shape, board, CONFIGS[name]))]
+    own = [name for holder, name in holders if holder is board]
+    config = CONFIGS[config_name or next(iter(own), BY_SIZE[-1])]
+    geometry = _layout_objection(shape, config)
+    limits = tuple(_limits(shape, board, config))
+    objections = (*([geometry] if geometry else []), *model.objections)
+    return Fit(board.name, config.name, tuple(_placed(model, config)), limits, objections,
+               next((f"{holder.name} {_device(holder, name)} {name}" for holder, name in holders), None),
+               HALF_BYTES * board.clocks[config.name].sdram_hz if config.weight_source == "sdram" else 0.0)
+
+
+def _device(board: Board, config: str) -> str:
+    return board.default_devices.get(config, board.default_device)
+
+
+def _layout_objection(shape: Shape, config: Config) -> str | None:
+    try:
+        Layout(shape, config)
+    except TritloomError as error:
+        return str(error)
+    return None
+
+
+def _misfits(shape: Shape, board: Board, config: Config) -> Iterator[bool]:
+    yield _layout_objection(shape, config) is not None
+    yield from (limit.missing_bytes > 0 for limit in _limits(shape, board, config))
+
+
+def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
+    """Tiles of a projection or of the head, padded as the compiler pads it."""
+    if part == "head":
+        rows, columns, planes = shape.vocab, shape.hidden, shape.head_planes
+    else:
+        (rows, columns), planes = layer_shapes(shape)[part], 1
+        rows = ceil(rows / config.lanes) * config.lanes
+    if shape.head_dim == config.head_dim:
+        # Query heads are laid out by KV beat, so beats that KV heads leave unfilled are unfilled here, too.
+        queries = ceil(shape.kv_heads / config.segments) * (shape.heads // shape.kv_heads) * config.lanes
+        rows, columns = (queries if part == "q" else rows), (queries if part == "o" else columns)
+    return ceil(rows / config.rows) * ceil(columns / config.columns) * planes
+
+
+def tiles_to_bytes(config: Config, tiles: int) -> int:
+    """Bytes that tiles take in block RAM (36-bit words of codes) or in the SDRAM stream (base 3)."""
+    if config.weight_source == "ebr":
+        return ceil(tiles * config.rows * config.row_words * WORD_BITS / 8)
+    return ceil(tiles * config.rows * config.columns / BASE3_TRITS)
+
+
+def _limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]:
+    tiles = shape.layers * sum(matrix_tiles(shape, config, part) for part in layer_shapes(shape))
+    tiles += matrix_tiles(shape, config, "head")
+    weights = tiles_to_bytes(config, tiles)
+    if config.weight_source == "ebr":
+        yield Limit("weight memory", weights, tiles_to_bytes(config, config.weight_depth))
+    else:
+        yield Limit("SDRAM", weights + -weights % WORD_BYTES, board.sdram.words * WORD_BYTES)
+    lanes = config.lanes
+    hidden, feed = ceil(shape.hidden / lanes), ceil(shape.feed_forward / lanes)
+    row_bits = lanes * (3**shape.embed_planes - 1).bit_length()
+    yield Limit("embedding memory", shape.vocab * hidden * row_bits // 8,
+                config.vocab * config.embed_beats * lanes * config.embed_bits // 8)
+    kv_bytes = 2 * config.context           # keys and values, one byte per element
+    kv_elements = ceil(shape.kv_heads * shape.head_dim / lanes) * lanes
+    yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * lanes * kv_bytes)
+    queries = ceil(shape.heads * shape.head_dim / lanes)
+    scratch = max(2 * feed, 2 * queries + 2 * kv_elements // lanes) + hidden
+    beats = hidden + max(scratch, ceil(shape.vocab / lanes))
+    yield Limit("vector memory", beats * lanes * ELEMENT_BITS // 8, config.vector_depth * lanes * ELEMENT_BITS // 8)
+    yield Limit("activation memory", max(hidden, feed, queries) * lanes, config.activation_depth * lanes)
+
+
+def _placed(model: ModelFiles, config: Config) -> Iterator[Placed]:
+    shape = model.architecture.shape
+    lanes = config.lanes
+    row_bits = ceil(shape.hidden / lanes) * lanes * (3**shape.embed_planes - 1).bit_length()
+    head_bytes = tiles_to_bytes(config, matrix_tiles(shape, config, "head"))
+    for key, entry in model.matrices.items():
+        common = entry.name, entry.dtype, logical_shape(entry)
+        if key == "embed":
+            yield Placed(*common, EMBEDDING, shape.vocab * row_bits // 8, ceil(row_bits / 8))
+        elif key == "head":
+            yield Placed(*common, HEAD, head_bytes, head_bytes)
+        else:
+            size = tiles_to_bytes(config, matrix_tiles(shape, config, key.rpartition(".")[2]))
+            yield Placed(*common, STREAM, size, size)
+    if model.architecture.tied:
+        entry = model.matrices["embed"]
+        yield Placed(f"{entry.name} (as head)", entry.dtype, entry.shape, HEAD, head_bytes, head_bytes)
+    for entry in model.gains:
+        size = ceil(entry.shape[0] * ELEMENT_BITS / 8)
+        yield Placed(entry.name, entry.dtype, entry.shape, GAINS, size, size)

@@ -1,0 +1,184 @@
+"""One view of a model's files: which tensor plays which part, whatever the container and its names."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.architecture import Architecture, from_config, from_metadata
+from host.checkpoint import layer_shapes
+from host.errors import TritloomError
+from host.gguf_file import read_gguf
+from host.safetensors_files import read_safetensors
+from host.tensor_entry import TensorEntry, read_json
+
+MAX_CONFIG_BYTES = 1 << 20
+HUGGING_FACE_PARTS = {
+    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.o_proj": "o",
+    "mlp.gate_proj": "gate", "mlp.up_proj": "up", "mlp.down_proj": "down", "model.embed_tokens": "embed",
+    "lm_head": "head",
+}
+GGUF_PARTS = {
+    "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up",
+    "ffn_down": "down", "token_embd": "embed", "output": "head",
+}
+LAYER = re.compile(r"(?:model\.layers|blk)\.(0|[1-9][0-9]{0,6})\.(.+)")
+KINDS = {".weight": "matrix", ".weight_scale": "scale", ".scale": "scale"}
+GAIN = re.compile(r"(norm|layernorm|_ln)\.weight$")
+SUB_NORM = re.compile(r"(attn_sub_norm|ffn_sub_norm|inner_attn_ln|ffn_layernorm|rms_norm)\.weight$")
+DERIVED = re.compile(r"rotary_emb\.inv_freq$|^rope_freqs\.weight$")
+PACKED = "U8"
+PROJECTION_DTYPES = {"safetensors": ("U8", "F32", "F16", "BF16"),
+                     "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16")}
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model whose headers were read and agree with its configuration; no weight was read.
+
+    Members
+    -------
+    name : of its folder or file.
+    container : ``safetensors`` or ``GGUF``.
+    architecture : dimensions and settings.
+    matrices : ``embed``, ``head`` unless tied, and ``{layer}.q`` ... ``{layer}.down``.
+    scales : scales that are tensors of their own, by the name of their matrix.
+    gains : of norms.
+    unplaced : tensors that play no part known here.
+    """
+
+    name: str
+    container: str
+    architecture: Architecture
+    matrices: dict[str, TensorEntry]
+    scales: dict[str, TensorEntry]
+    gains: tuple[TensorEntry, ...]
+    unplaced: tuple[TensorEntry, ...]
+
+    @property
+    def objections(self) -> tuple[str, ...]:
+        """One line per reason why the program generator cannot run the model, whatever the board."""
+        found = list(self.architecture.objections)
+        if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name)]:
+            found.append(f"{len(subs)} sub-norms such as {subs[0]}; supported: none")
+        if self.unplaced:
+            found.append(f"{len(self.unplaced)} tensors such as {self.unplaced[0].name[:80]!r} have no part in the "
+                         "token program")
+        return tuple(found)
+
+
+def logical_shape(entry: TensorEntry) -> tuple[int, ...]:
+    """Elements of a tensor: those of packed weights are four times as many rows as stored."""
+    return (4 * entry.shape[0], *entry.shape[1:]) if entry.dtype == PACKED and len(entry.shape) == 2 else entry.shape
+
+
+def open_model(path: Path) -> ModelFiles:
+    """Read the headers of a model: a directory with config.json and safetensors, or a GGUF file.
+
+    Raises
+    ------
+    TritloomError: something is missing, damaged, or contradicts the configuration; the message names it.
+    """
+    try:
+        if path.is_file() and path.suffix not in (".safetensors", ".json"):
+            return _open_gguf(path)
+        folder = path if path.is_dir() else path.parent
+        ggufs = sorted(folder.glob("*.gguf"))
+        has_config = (folder / "config.json").exists()
+    except OSError as error:
+        raise TritloomError(f"{path}: cannot be read ({error.strerror})") from error
+    if not path.exists():
+        raise TritloomError(f"{path}: no such model; give a directory with config.json and model.safetensors, or a "
+                            "GGUF file")
+    if path.is_dir() and ggufs and not has_config:
+        if len(ggufs) > 1:
+            raise TritloomError(f"{path}: holds {len(ggufs)} GGUF files; name one, for example {ggufs[0]}")
+        return _open_gguf(ggufs[0])
+    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+    try:
+        architecture = from_config(config)
+    except ValueError as error:
+        raise TritloomError(f"{folder / 'config.json'}: {error}") from error
+    entries = read_safetensors(path if path.suffix == ".safetensors" else folder)
+    return _sort(folder.resolve().name, "safetensors", architecture, entries.values(), HUGGING_FACE_PARTS)
+
+
+def _open_gguf(path: Path) -> ModelFiles:
+    file = read_gguf(path)
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise TritloomError(f"{path}: tensor token_embd.weight is missing; this is no language model")
+    try:
+        tied = "output.weight" not in file.tensors
+        architecture = from_metadata(file.metadata, embedding.shape[0], tied=tied)
+    except ValueError as error:
+        raise TritloomError(f"{path}: {error}") from error
+    return _sort(path.stem, "GGUF", architecture, file.tensors.values(), GGUF_PARTS)
+
+
+def _part(name: str, parts: dict[str, str]) -> tuple[str, str] | None:
+    """Kind (matrix or scale) and canonical name of a tensor."""
+    for suffix, kind in KINDS.items():
+        if name.endswith(suffix):
+            base = name.removesuffix(suffix)
+            layer = LAYER.fullmatch(base)
+            part = parts.get(layer[2] if layer else base)
+            if part is None or (part in ("embed", "head")) == bool(layer):
+                return None
+            return kind, f"{layer[1]}.{part}" if layer else part
+    return None
+
+
+def _sort(name: str, container: str, architecture: Architecture, entries: Iterable[TensorEntry],
+          parts: dict[str, str]) -> ModelFiles:
+    found: dict[str, dict[str, TensorEntry]] = {"matrix": {}, "scale": {}}
+    gains, unplaced = [], []
+    for entry in entries:
+        part = _part(entry.name, parts)
+        if part is not None:
+            found[part[0]][part[1]] = entry
+        elif GAIN.search(entry.name) and len(entry.shape) == 1:
+            gains.append(entry)
+        elif not DERIVED.search(entry.name):
+            unplaced.append(entry)
+    matrices = found["matrix"]
+    if architecture.tied and matrices.pop("head", None):
+        found["scale"].pop("head", None)
+    _check_matrices(container, architecture, matrices, parts)
+    expected = set(_expected(architecture))
+    unplaced += [entry for key, entry in matrices.items() if key not in expected]
+    kept = {key: entry for key, entry in matrices.items() if key in expected}
+    return ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+
+
+def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:
+    shape = architecture.shape
+    expected = {"embed": (shape.vocab, shape.hidden)}
+    if not architecture.tied:
+        expected["head"] = (shape.vocab, shape.hidden)
+    projections = layer_shapes(shape)
+    for layer in range(shape.layers):
+        expected |= {f"{layer}.{key}": size for key, size in projections.items()}
+    return expected
+
+
+def _check_matrices(container: str, architecture: Architecture, matrices: dict[str, TensorEntry],
+                    parts: dict[str, str]) -> None:
+    layers = architecture.shape.layers
+    if layers > len(matrices):
+        raise TritloomError(f"the configuration asks for {layers} layers, the weights have {len(matrices)} matrices; "
+                            "fetch the checkpoint again")
+    spelling = {part: name for name, part in parts.items()}
+    prefix = "model.layers" if container == "safetensors" else "blk"
+    for key, size in _expected(architecture).items():
+        layer, _, part = key.rpartition(".")
+        name = f"{prefix}.{layer}.{spelling[part]}.weight" if layer else f"{spelling[part]}.weight"
+        if key not in matrices:
+            raise TritloomError(f"tensor {name} is missing from the weights; the checkpoint is incomplete")
+        entry = matrices[key]
+        if logical_shape(entry) != size:
+            raise TritloomError(f"tensor {name} has shape {list(logical_shape(entry))}, the configuration asks for "
+                                f"{list(size)}")
+        if layer and entry.dtype not in PROJECTION_DTYPES[container]:
+            raise TritloomError(f"tensor {name} is {entry.dtype}, which holds no ternary weights; supported: "
+                                f"{', '.join(PROJECTION_DTYPES[container])}")
