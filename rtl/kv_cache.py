@@ -23,10 +23,9 @@ class KvCache(wiring.Component):
 
     Members
     -------
-    write : key or value of a slot at the current position.
+    write : key or value of a slot at the current position; ignored where the cache has none.
     position : current position.
     read : key and value at ``slot * context + position``.
-    overflow : a write names a slot or position that the cache does not hold; it is ignored.
     """
 
     def __init__(self, *, config: Config) -> None:
@@ -35,8 +34,7 @@ class KvCache(wiring.Component):
         super().__init__({
             "write": In(cache_write_port(config.lanes)),
             "position": In(16),
-            "read": In(cache_read_port(config.lanes, ceil_log2(self._depth))),
-            "overflow": Out(1)})
+            "read": In(cache_read_port(config.lanes, ceil_log2(self._depth)))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -48,10 +46,7 @@ class KvCache(wiring.Component):
         held = (self.position < c.context) & (self.write.slot < c.kv_slots)
         write = self.write.enable & held
         address = (self.write.slot << c.context_log2) | self.position[: c.context_log2]
-        m.d.comb += [
-            self.overflow.eq(self.write.enable & ~held),
-            keys.write.eq(write & ~self.write.value), values.write.eq(write & self.write.value),
-        ]
+        m.d.comb += [keys.write.eq(write & ~self.write.value), values.write.eq(write & self.write.value)]
         for half in (keys, values):
             m.d.comb += [
                 half.address.eq(Mux(half.write, address, self.read.address)), half.read.eq(self.read.enable),

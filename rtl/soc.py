@@ -93,8 +93,9 @@ class Soc(wiring.Component):
         if self.streaming:
             self._stream(m, control, core)
         else:
-            m.d.comb += [load.ready.eq(1), control.host_read.response.valid.eq(control.host_read.request.valid),
-                         control.host_read.request.ready.eq(1)]
+            # Without SDRAM a read of it answers zero.
+            m.d.comb += [load.ready.eq(1), control.host_read.request.ready.eq(1)]
+            m.d.sync += control.host_read.response.valid.eq(control.host_read.request.valid)
         return m
 
     def _stream(self, m: Module, control: Control, core: Core) -> None:

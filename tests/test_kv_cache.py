@@ -32,7 +32,7 @@ def simulate(dut: wiring.Component, bench) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_cache_keeps_what_was_written(seed: int) -> None:
-    """Random writes and reads agree with a dictionary; writes beyond slots or context are flagged and ignored."""
+    """Random writes and reads agree with a dictionary; writes beyond slots or context are ignored."""
     rng = np.random.default_rng(seed)
     dut = KvCache(config=CACHE)
     blank = ([0] * CACHE.lanes, 0)
@@ -46,7 +46,6 @@ def test_cache_keeps_what_was_written(seed: int) -> None:
             held = slot < CACHE.kv_slots and position < CACHE.context
             drive(ctx, dut.write, enable=1, value=value, slot=slot, data=data, exponent=exponent)
             ctx.set(dut.position, position)
-            assert ctx.get(dut.overflow) == (not held), f"seed {seed} step {step}: slot {slot} position {position}"
             await ctx.tick()
             ctx.set(dut.write.enable, 0)
             if held:
