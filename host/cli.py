@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from host.device import Device
 from host.errors import TritloomError
 from host.image import Image
+from host.integrity import check_weights
 from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
@@ -196,6 +197,29 @@ def fit(
         print("\n".join(conclusion(found)))
     if not found.fits:
         raise TritloomError(f"{files.name} does not run on {found.board} {found.config}: {found.refusal}")
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
+    force: Annotated[bool, typer.Option("--force", help="Let tensors pass that are all zero or hold one value.")
+                     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Decode every ternary tensor of a model and look for damage; prints the model's hash."""
+    files = open_model(model)
+    with notes.status("") as status:
+        found = check_weights(files, force=force,
+                              progress=lambda done, total: status.update(f"projection {done + 1} of {total}"))
+    if as_json:
+        print(json.dumps(found.record))
+        return
+    for name in found.suspects:
+        notes.print(f"let pass: tensor {name} holds one value", style="yellow")
+    fractions = found.nonzero.values()
+    print(f"{files.name}: {len(fractions)} ternary tensors, {min(fractions):.1%} to {max(fractions):.1%} of their "
+          f"weights are not zero")
+    print(f"sha256 {found.sha256}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ import numpy as np
 from host.errors import TritloomError
 
 MAX_RANK = 8
+CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,19 @@ class TensorEntry:
         ------
         TritloomError: the file cannot be read, or became shorter since its header was checked.
         """
+        return self._read(0, self.size_bytes)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Its bytes in order, ``CHUNK_BYTES`` at a time, for tensors that need not be in memory at once."""
+        for start in range(0, self.size_bytes, CHUNK_BYTES):
+            yield self._read(start, min(CHUNK_BYTES, self.size_bytes - start))
+
+    def _read(self, start: int, count: int) -> np.ndarray:
         try:
-            data = np.fromfile(self.path, np.uint8, self.size_bytes, offset=self.offset)
+            data = np.fromfile(self.path, np.uint8, count, offset=self.offset + start)
         except OSError as error:
             raise TritloomError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-        if len(data) != self.size_bytes:
+        if len(data) != count:
             raise TritloomError(f"{self.path}: tensor {self.name} ends early; the file changed, fetch it again")
         return data
 

@@ -40,7 +40,8 @@ def stored(kind: str, trits: np.ndarray) -> Stored:
     if kind == "I2_S":
         return kind, trits.shape, pack_i2s(trits, SCALE)
     if kind in ("TQ1_0", "TQ2_0"):
-        return kind, trits.shape, packed_blocks(kind, trits, np.full((len(trits), trits.shape[1] // 256), SCALE)).tobytes()
+        scales = np.full((len(trits), trits.shape[1] // 256), SCALE)
+        return kind, trits.shape, packed_blocks(kind, trits, scales).tobytes()
     weights = (trits * SCALE).astype(np.float32)
     data = {"F32": weights, "F16": weights.astype(np.float16), "BF16": (weights.view(np.uint32) >> 16).astype("<u2")}
     return kind, trits.shape, data[kind].tobytes()

@@ -1,0 +1,109 @@
+"""Looks for damage in a model's weights, and gives it an identity that does not depend on its container."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from host.checkpoint import layer_shapes
+from host.decode import decode_projection
+from host.errors import TritloomError
+from host.model_files import ModelFiles
+from host.tensor_entry import TensorEntry
+from host.trit_formats import TernaryMatrix
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What the weights of a model look like.
+
+    Members
+    -------
+    nonzero : fraction of trits that are not zero, by name of the projection.
+    suspects : projections that are all zero or hold one value, and were let pass.
+    sha256 : of trits and scales of the projections, and of the stored bytes of all other tensors.
+    """
+
+    nonzero: dict[str, float]
+    suspects: tuple[str, ...]
+    sha256: str
+
+    @property
+    def record(self) -> dict[str, object]:
+        """For manifests and ``--json``."""
+        return {"sha256": self.sha256, "nonzero_fraction": self.nonzero, "suspects": list(self.suspects)}
+
+
+class Inspector:
+    """Takes the projections of a model as they are decoded; each in turn, by `inspect`.
+
+    Parameters
+    ----------
+    force : let suspicious projections pass.
+    """
+
+    def __init__(self, *, force: bool = False) -> None:
+        self._force, self._digest = force, hashlib.sha256()
+        self._nonzero: dict[str, float] = {}
+        self._suspects: list[str] = []
+
+    def inspect(self, key: str, name: str, matrix: TernaryMatrix) -> None:
+        """Count, check and hash one projection.
+
+        Raises
+        ------
+        TritloomError: it is all zero or holds one value, and ``force`` was not given.
+        """
+        trits = matrix.trits
+        self._nonzero[key] = np.count_nonzero(trits) / trits.size
+        if trits.min() == trits.max():
+            if not self._force:
+                raise TritloomError(f"tensor {name} holds nothing but {int(trits.flat[0])}, as a damaged file would; "
+                                    "fetch the checkpoint again, or let it pass with --force")
+            self._suspects.append(name)
+        scales = np.broadcast_to(matrix.scales, (len(trits), 1)) if matrix.scales.shape[1] == 1 else matrix.scales
+        self._digest.update(f"{key} {trits.shape} {scales.shape}".encode())
+        self._digest.update(np.ascontiguousarray(trits))
+        self._digest.update(np.ascontiguousarray(scales))
+
+    def result(self, model: ModelFiles) -> Integrity:
+        """The findings, after all projections; reads the bytes of all other tensors."""
+        others = [model.matrices[key] for key in ("embed", "head") if key in model.matrices]
+        # Sorted by what they hold, because containers spell their names differently.
+        self._digest.update(b"".join(sorted(_stored_digest(entry) for entry in (*others, *model.gains))))
+        return Integrity(self._nonzero, tuple(self._suspects), self._digest.hexdigest())
+
+
+def _stored_digest(entry: TensorEntry) -> bytes:
+    digest = hashlib.sha256(f"{entry.dtype} {entry.shape}".encode())
+    for chunk in entry.chunks():
+        digest.update(chunk)
+    return digest.digest()
+
+
+def projections(model: ModelFiles) -> list[str]:
+    """Names of all projections, layer by layer."""
+    shape = model.architecture.shape
+    return [f"{layer}.{part}" for layer in range(shape.layers) for part in layer_shapes(shape)]
+
+
+def check_weights(model: ModelFiles, *, force: bool = False,
+                  progress: Callable[[int, int], None] = lambda done, total: None) -> Integrity:
+    """Decode every projection of a model, one at a time, and look for damage.
+
+    Parameters
+    ----------
+    model : its headers.
+    force : let projections pass that are all zero or hold one value.
+    progress : called with the projections done and all of them.
+
+    Raises
+    ------
+    TritloomError: a tensor is damaged or suspicious; the message names it.
+    """
+    inspector, keys = Inspector(force=force), projections(model)
+    for done, key in enumerate(keys):
+        progress(done, len(keys))
+        inspector.inspect(key, model.matrices[key].name, decode_projection(model, key))
+    return inspector.result(model)
