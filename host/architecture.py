@@ -69,18 +69,19 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     quantisation = config.get("quantization_config")
     quantisation = quantisation if isinstance(quantisation, dict) else {}
     linear_class = quantisation.get("linear_class")
-    wanted = {"hidden_act": "relu2", "norm_gain": False, "rope_interleaved": True}
-    # Others than our own always have gains, which may all be one, and pair rotary elements by halves, which a
-    # permutation of rows turns into neighbours.
-    keys = wanted if own else {"hidden_act": "relu2"}
-    objections = [f"{key} is {_show(config.get(key))}; supported: {value!r}" for key, value in keys.items()
+    # Whether there are gains, others than our own do not say here: their tensors tell.
+    wanted = {"hidden_act": "relu2", "rope_interleaved": True} | ({"norm_gain": False} if own else {})
+    objections = [f"{key} is {_show(config.get(key))}; supported: {value!r}" for key, value in wanted.items()
                   if config.get(key) != value]
+    tied = bool(config.get("tie_word_embeddings", False))
+    if tied:
+        objections.append("tie_word_embeddings is true; supported: false")
     objections += [f"{key} is {_show(config[key])}; supported: none" for key in
                    ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
     if quantisation.get("use_rms_norm"):
         objections.append("quantization_config.use_rms_norm is true; supported: false")
     return Architecture(
-        name, _shape(values, HUGGING_FACE_KEYS), bool(config.get("tie_word_embeddings", False)),
+        name, _shape(values, HUGGING_FACE_KEYS), tied,
         linear_class if isinstance(linear_class, str) else None, name.lower().startswith("bitnet"), tuple(objections))
 
 
@@ -106,6 +107,8 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     activation = GGUF_ACTIVATIONS[name]
     objections = [] if activation == "relu2" else [
         f"{ARCHITECTURE_KEY} {name} has the activation {activation}; supported: relu2"]
+    if tied:
+        objections.append("there is no output.weight, the head is the embedding; supported: a head of its own")
     return Architecture(name, _shape(values, keys), tied, None, False, tuple(objections))
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from host.compiler import compile_checkpoint
 from host.device import Device
 from host.errors import TritloomError
 from host.image import Image
-from host.integrity import check_weights
+from host.importer import import_checkpoint
+from host.integrity import Integrity, check_weights
 from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
-from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
 from host.tokenizer import TextStream
 from rtl.config import CONFIGS
 
@@ -199,6 +202,32 @@ def fit(
         raise TritloomError(f"{files.name} does not run on {found.board} {found.config}: {found.refusal}")
 
 
+@app.command("import")
+def import_model(
+    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Image file to write.")],
+    config: Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Let tensors pass that are all zero or hold one value.")
+                     ] = False,
+) -> None:
+    """Check a model, compile it into an image file, and record its hash there."""
+    name = config or DEFAULT_CONFIG
+    if name not in CONFIGS:
+        raise TritloomError(f"there is no configuration {name!r}; choose {', '.join(CONFIGS)}")
+    checkpoint, integrity = import_checkpoint(model, force=force)
+    compiled = compile_checkpoint(checkpoint, CONFIGS[name])
+    replace(compiled, model=compiled.model | {"integrity": integrity.record}).save(output)
+    show_suspects(integrity)
+    print(f"{output}: image {compiled.image_id:08x} for {name}, "
+          f"{checkpoint.ternary_parameters:,} ternary weights, model sha256 {integrity.sha256}")
+
+
+def show_suspects(integrity: Integrity) -> None:
+    """Say what ``--force`` let pass."""
+    for name in integrity.suspects:
+        notes.print(f"let pass: tensor {name} holds one value", style="yellow")
+
+
 @app.command()
 def check(
     model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
@@ -214,8 +243,7 @@ def check(
     if as_json:
         print(json.dumps(found.record))
         return
-    for name in found.suspects:
-        notes.print(f"let pass: tensor {name} holds one value", style="yellow")
+    show_suspects(found)
     fractions = found.nonzero.values()
     print(f"{files.name}: {len(fractions)} ternary tensors, {min(fractions):.1%} to {max(fractions):.1%} of their "
           f"weights are not zero")

@@ -88,8 +88,8 @@ def open_model(path: Path) -> ModelFiles:
     except OSError as error:
         raise TritloomError(f"{path}: cannot be read ({error.strerror})") from error
     if not path.exists():
-        raise TritloomError(f"{path}: no such model; give a directory with config.json and model.safetensors, or a "
-                            "GGUF file")
+        raise TritloomError(f"{path}: no such model directory or GGUF file; a directory holds config.json and "
+                            "model.safetensors")
     if path.is_dir() and ggufs and not has_config:
         if len(ggufs) > 1:
             raise TritloomError(f"{path}: holds {len(ggufs)} GGUF files; name one, for example {ggufs[0]}")

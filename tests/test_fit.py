@@ -186,7 +186,7 @@ def test_models_are_found_by_every_name(tmp_path: Path) -> None:
     """A file, its directory and a lone GGUF file read differently, or a wrong name ended in a traceback."""
     folder = write_small(tmp_path)
     assert open_model(folder) == open_model(folder / "model.safetensors") == open_model(folder / "config.json")
-    with pytest.raises(TritloomError, match="no such model"):
+    with pytest.raises(TritloomError, match="no such model directory"):
         open_model(tmp_path / "none")
     lone = tmp_path / "lone"
     lone.mkdir()
