@@ -22,9 +22,11 @@ from typing import Annotated
 
 import typer
 
+from host.architecture import OWN_ARCHITECTURE
 from host.errors import TritloomError
 from host.fit import fit
 from host.fit_report import fit_summary
+from host.importer import import_checkpoint
 from host.integrity import check_weights
 from host.model_files import open_model
 from tests.mutations import Files, mutated
@@ -41,11 +43,14 @@ class TookTooLong(BaseException):
 
 
 def read_model(folder: Path) -> None:
-    """Everything that is done with a foreign checkpoint: headers, sizes, every weight."""
+    """Everything that is done with a foreign checkpoint: headers, sizes, every weight, and its import."""
     gguf = folder / "model.gguf"
-    model = open_model(gguf if gguf.exists() else folder)
+    path = gguf if gguf.exists() else folder
+    model = open_model(path)
     fit_summary(model, fit(model, "ulx3s"))
     check_weights(model, force=True)
+    if model.architecture.name == OWN_ARCHITECTURE:
+        import_checkpoint(path, force=True)
 
 
 def judge(files: Files, read: Callable[[Path], None] = read_model, *, cpu_seconds: float = CPU_SECONDS) -> str:

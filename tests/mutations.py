@@ -63,6 +63,18 @@ def _single(kind: str, **config: object) -> Files:
             "model.safetensors": safetensors_bytes(_safetensors(kind))}
 
 
+def _own() -> Files:
+    """A model of this project's own kind, which can be imported."""
+    config = CONFIG | {"architectures": ["TritloomForCausalLM"], "norm_gain": False, "rope_interleaved": True,
+                       "embed_planes": 3, "head_planes": 2, "residual_fraction": 12}
+    tensors = _safetensors("U8") | {"model.norm.weight": ("F32", (HIDDEN,), struct.pack("<f", 1) * HIDDEN)}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = "I8", (4, HIDDEN), b"\x01\xff\x00\x02" * HIDDEN
+        tensors[f"{name}_scale"] = "F32", (1,), struct.pack("<f", 0.5)
+    return {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors_bytes(tensors),
+            "tokenizer.bin": b"words"}
+
+
 def _sharded() -> Files:
     tensors = list(_safetensors("U8").items())
     shards = {"a.safetensors": dict(tensors[:5]), "b.safetensors": dict(tensors[5:])}
@@ -90,7 +102,7 @@ def _gguf(kind: str, version: int) -> Files:
 @cache
 def originals() -> tuple[Files, ...]:
     """Valid models; each is read without a complaint."""
-    return (_single("U8"), _single("BF16"), _single("F32", architectures=["LlamaForCausalLM"]), _sharded(),
+    return (_single("U8"), _single("BF16"), _single("F32", architectures=["LlamaForCausalLM"]), _sharded(), _own(),
             _gguf("TQ1_0", 3), _gguf("TQ2_0", 2), _gguf("I2_S", 3), _gguf("F32", 3))
 
 
@@ -121,8 +133,8 @@ def _mutate_json_file(random: Random, name: str, data: bytes) -> bytes:
 
 
 def _mutate_json(random: Random, value: object) -> object:
-    """Replace, drop or copy one node somewhere in the tree."""
-    if isinstance(value, dict) and value:
+    """Replace, drop or copy one node of the tree, leaf or not."""
+    if isinstance(value, dict) and value and random.random() < 0.85:
         key = random.choice(sorted(value))
         choice = random.random()
         if choice < 0.1:
