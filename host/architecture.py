@@ -68,7 +68,10 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     values = {field: (nested | dict(config)).get(key) for field, key in HUGGING_FACE_KEYS.items()}
     quantisation = config.get("quantization_config")
     quantisation = quantisation if isinstance(quantisation, dict) else {}
-    linear_class = quantisation.get("linear_class")
+    # What transformers takes where a packed checkpoint does not say; early ones (Llama3-8B-1.58) do not.
+    default_class = "bitlinear" if quantisation.get("quant_method") == "bitnet" else None
+    linear_class = quantisation.get("linear_class", default_class)
+    is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
     # Whether there are gains, others than our own do not say here: their tensors tell.
     wanted = {"hidden_act": "relu2", "rope_interleaved": True} | ({"norm_gain": False} if own else {})
     objections = [f"{key} is {_show(config.get(key))}; supported: {value!r}" for key, value in wanted.items()
@@ -82,7 +85,7 @@ def from_config(config: Mapping[str, object]) -> Architecture:
         objections.append("quantization_config.use_rms_norm is true; supported: false")
     return Architecture(
         name, _shape(values, HUGGING_FACE_KEYS), tied,
-        linear_class if isinstance(linear_class, str) else None, name.lower().startswith("bitnet"), tuple(objections))
+        linear_class if isinstance(linear_class, str) else None, is_master, tuple(objections))
 
 
 def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> Architecture:

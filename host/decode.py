@@ -9,6 +9,7 @@ from host.trit_formats import (
     TernaryMatrix,
     from_scaled_floats,
     packed_scale,
+    positive_scales,
     quantise_absmean,
     to_float32,
     unpack_i2s,
@@ -60,12 +61,13 @@ def _decode(model: ModelFiles, key: str, entry: TensorEntry) -> TernaryMatrix:
     data, shape = entry.read(), logical_shape(entry)
     if entry.dtype == PACKED:
         scale = packed_scale(decode_scale(model, key), model.architecture.linear_class)
-        return TernaryMatrix(unpack_row_planes(data.reshape(entry.shape)), np.full((1, 1), scale, np.float32))
+        return TernaryMatrix(unpack_row_planes(data.reshape(entry.shape)), positive_scales(np.full((1, 1), scale)))
     if entry.dtype in BLOCK_FORMATS:
         matrix = BLOCK_FORMATS[entry.dtype](data, shape)
     else:
         weights = to_float32(data, entry.dtype, shape)
         matrix = quantise_absmean(weights) if model.architecture.is_master else from_scaled_floats(weights)
     if key in model.scales:
-        matrix = TernaryMatrix(matrix.trits, matrix.scales * np.float32(decode_scale(model, key)))
+        scales = positive_scales(matrix.scales.astype(np.float64) * decode_scale(model, key))
+        matrix = TernaryMatrix(matrix.trits, scales)
     return matrix

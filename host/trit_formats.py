@@ -55,8 +55,8 @@ def unpack_i2s(data: np.ndarray, shape: tuple[int, int]) -> TernaryMatrix:
     count = shape[0] * shape[1] // 4
     blocks = data[:count].reshape(-1, 1, I2S_BLOCK // 4)
     codes = blocks >> np.array([6, 4, 2, 0], np.uint8)[:, None] & 3
-    scale = data[count : count + 4].view("<f4").astype(np.float32).reshape(1, 1)
-    return TernaryMatrix(_codes_to_trits(codes.reshape(shape)), _positive(scale))
+    scale = data[count : count + 4].view("<f4").reshape(1, 1)
+    return TernaryMatrix(_codes_to_trits(codes.reshape(shape)), positive_scales(scale))
 
 
 def unpack_tq2(data: np.ndarray, shape: tuple[int, int]) -> TernaryMatrix:
@@ -92,10 +92,11 @@ def unpack_tq1(data: np.ndarray, shape: tuple[int, int]) -> TernaryMatrix:
 
 
 def to_float32(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 of stored F32, F16 or BF16 bytes; every value is represented exactly."""
+    """float32 of stored F32, F16 or BF16 bytes; every number is represented exactly."""
     if dtype == "BF16":
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32).reshape(shape)
+    with np.errstate(invalid="ignore"):     # a signalling NaN becomes a quiet one
+        return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32).reshape(shape)
 
 
 def quantise_absmean(weights: np.ndarray) -> TernaryMatrix:
@@ -107,12 +108,12 @@ def quantise_absmean(weights: np.ndarray) -> TernaryMatrix:
     ------
     ValueError: a weight is not finite.
     """
-    mean = np.abs(weights).mean(dtype=np.float64)
-    if not np.isfinite(mean):
+    if not np.isfinite(weights).all():
         raise ValueError("a weight that is not finite")
+    mean = np.abs(weights).mean(dtype=np.float64)
     inverse = np.float32(1) / np.float32(max(mean, SMALLEST_MEAN))
     trits = np.clip(np.rint(weights * inverse), -1, 1).astype(np.int8)
-    return TernaryMatrix(trits, np.full((1, 1), np.float32(1) / inverse, np.float32))
+    return TernaryMatrix(trits, positive_scales(np.full((1, 1), 1 / float(inverse))))
 
 
 def from_scaled_floats(weights: np.ndarray) -> TernaryMatrix:
@@ -122,9 +123,9 @@ def from_scaled_floats(weights: np.ndarray) -> TernaryMatrix:
     ------
     ValueError: they have no one magnitude per tensor, row or column.
     """
-    size = np.abs(weights)
-    if not np.isfinite(size.max(initial=0)):
+    if not np.isfinite(weights).all():
         raise ValueError("a weight that is not finite")
+    size = np.abs(weights)
     for axes in ((0, 1), (1,), (0,)):
         scales = size.max(axis=axes, keepdims=True, initial=0)
         if ((size == scales) | (size == 0)).all():
@@ -143,7 +144,7 @@ def packed_scale(stored: float, linear_class: object) -> float:
     """
     if linear_class not in ("autobitlinear", "bitlinear"):
         raise ValueError(f"quantization_config.linear_class {linear_class!r}, supported: 'autobitlinear', 'bitlinear'")
-    _positive(np.float32(stored))
+    positive_scales(np.float64(stored))
     return stored if linear_class == "autobitlinear" else 1 / stored
 
 
@@ -153,16 +154,24 @@ def _codes_to_trits(codes: np.ndarray) -> np.ndarray:
     return codes.astype(np.int8) - 1
 
 
-def _positive(scales: np.ndarray) -> np.ndarray:
-    if not (np.isfinite(scales) & (scales > 0)).all():
+def positive_scales(scales: np.ndarray) -> np.ndarray:
+    """The same as float32.
+
+    Raises
+    ------
+    ValueError: one is not positive and finite there.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        rounded = scales.astype(np.float32)
+    if not (np.isfinite(rounded) & (rounded > 0)).all():
         raise ValueError("a scale that is not positive and finite")
-    return scales
+    return rounded
 
 
 def _join_scales(trits: np.ndarray, stored: np.ndarray) -> TernaryMatrix:
     """One scale per tensor, row or column from the fp16 ones of blocks; blocks without a weight have no say."""
     rows, columns = trits.shape
-    scales = np.ascontiguousarray(stored).view("<f2").astype(np.float32).reshape(rows, -1)
+    scales = to_float32(np.ascontiguousarray(stored), "F16", (rows, -1))
     if not np.isfinite(scales).all() or (scales < 0).any():
         raise ValueError("a block scale that is negative or not finite")
     trits = np.where(np.repeat(scales == 0, BLOCK, axis=1), np.int8(0), trits)

@@ -100,7 +100,9 @@ def work(first: int, last: int) -> None:
 def outcomes(first: int, last: int, *, silence_seconds: float = SILENCE_SECONDS) -> Iterator[tuple[int, str]]:
     """Numbers and outcomes of models ``first`` to ``last - 1``, from worker processes."""
     while first < last:
-        command = [sys.executable, "-m", "tests.fuzz", "--worker", "--first", str(first), "--count", str(last - first)]
+        # A warning on a user's terminal is a finding, too.
+        command = [sys.executable, "-W", "error", "-m", "tests.fuzz", "--worker",
+                   "--first", str(first), "--count", str(last - first)]
         # The workers' arithmetic is small; threads would only cost address space.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:

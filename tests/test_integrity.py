@@ -48,11 +48,11 @@ def stored(kind: str, trits: np.ndarray) -> Stored:
 
 
 def write_safetensors(folder: Path, checkpoint: Checkpoint, kind: str, *, linear_class: str = "autobitlinear",
-                      architecture: str = "LlamaForCausalLM") -> Path:
+                      architecture: str = "LlamaForCausalLM", quantisation: dict[str, str] | None = None) -> Path:
     folder.mkdir()
     config = {"architectures": [architecture], "hidden_act": "relu2", "hidden_size": 256, "intermediate_size": 512,
               "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8, "max_position_embeddings": 64,
-              "tie_word_embeddings": True, "quantization_config": {"linear_class": linear_class}}
+              "tie_word_embeddings": True, "quantization_config": quantisation or {"linear_class": linear_class}}
     (folder / "config.json").write_text(json.dumps(config))
     tensors: dict[str, Stored] = {"model.embed_tokens.weight": ("F32", (8, 256), bytes(8192))}
     scale = np.float32(SCALE if linear_class == "autobitlinear" else 1 / SCALE).tobytes()
@@ -118,9 +118,18 @@ def test_dividing_layers_are_read_as_such(tmp_path: Path, checkpoint: Checkpoint
     assert decode_projection(model, "0.q").scales == SCALE
 
 
-def test_master_weights_are_quantised(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_missing_class_divides(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """Early packed checkpoints, which do not name their class, multiplied with their scale."""
+    folder = write_safetensors(tmp_path / "m", checkpoint, "U8", linear_class="bitlinear",
+                               quantisation={"quant_method": "bitnet"})
+    assert decode_projection(open_model(folder), "0.q").scales == SCALE
+
+
+@pytest.mark.parametrize("options", [{"architecture": "BitNetForCausalLM"},
+                                     {"quantisation": {"quantization_mode": "online"}}])
+def test_master_weights_are_quantised(tmp_path: Path, checkpoint: Checkpoint, options: dict[str, object]) -> None:
     """Master weights of BitNet refused as not ternary, or its scale taken from their largest weight."""
-    model = open_model(write_safetensors(tmp_path / "m", checkpoint, "BF16", architecture="BitNetForCausalLM"))
+    model = open_model(write_safetensors(tmp_path / "m", checkpoint, "BF16", **options))
     matrix, trits = decode_projection(model, "0.up"), checkpoint.tensors["0.up"].integers
     assert np.array_equal(matrix.trits, trits)
     assert matrix.scales[0, 0] == pytest.approx(SCALE * np.abs(trits).mean())

@@ -10,6 +10,7 @@ from host.trit_formats import (
     TernaryMatrix,
     from_scaled_floats,
     packed_scale,
+    positive_scales,
     quantise_absmean,
     to_float32,
     unpack_i2s,
@@ -196,6 +197,8 @@ def test_both_scale_conventions() -> None:
     """A scale multiplied with where the layer divides: every activation off by its square."""
     assert packed_scale(0.25, "autobitlinear") == 0.25
     assert packed_scale(0.25, "bitlinear") == 4
+    with pytest.raises(ValueError, match="positive and finite"):
+        positive_scales(np.array([[packed_scale(1e-45, "bitlinear")]]))     # beyond float32
     with pytest.raises(ValueError, match="linear_class None"):
         packed_scale(0.25, None)
     with pytest.raises(ValueError, match="positive and finite"):
