@@ -74,15 +74,15 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
     # Whether there are gains, others than our own do not say here: their tensors tell.
     wanted = {"hidden_act": "relu2", "rope_interleaved": True} | ({"norm_gain": False} if own else {})
-    objections = [f"{key} is {_show(config.get(key))}; supported: {value!r}" for key, value in wanted.items()
+    objections = [f"{key} is {_show(config.get(key))} (supported: {value!r})" for key, value in wanted.items()
                   if config.get(key) != value]
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
-        objections.append("tie_word_embeddings is true; supported: false")
-    objections += [f"{key} is {_show(config[key])}; supported: none" for key in
+        objections.append("tie_word_embeddings is true (supported: false)")
+    objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
                    ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
     if quantisation.get("use_rms_norm"):
-        objections.append("quantization_config.use_rms_norm is true; supported: false")
+        objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
         name, _shape(values, HUGGING_FACE_KEYS), tied,
         linear_class if isinstance(linear_class, str) else None, is_master, tuple(objections))
@@ -109,9 +109,9 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     values["vocab"] = vocab
     activation = GGUF_ACTIVATIONS[name]
     objections = [] if activation == "relu2" else [
-        f"{ARCHITECTURE_KEY} {name} has the activation {activation}; supported: relu2"]
+        f"{ARCHITECTURE_KEY} {name} has the activation {activation} (supported: relu2)"]
     if tied:
-        objections.append("there is no output.weight, the head is the embedding; supported: a head of its own")
+        objections.append("there is no output.weight, the head is the embedding (supported: a head of its own)")
     return Architecture(name, _shape(values, keys), tied, None, False, tuple(objections))
 
 

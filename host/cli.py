@@ -194,7 +194,7 @@ def fit(
     if as_json:
         print(json.dumps(fit_summary(files, found)))
     else:
-        out = Console()
+        out = Console(markup=False)     # a foreign file names its tensors as it likes
         out.print(tensor_table(files, found))
         out.print(limit_table(found))
         print("\n".join(conclusion(found)))

@@ -120,7 +120,7 @@ def fit(model: ModelFiles, board_name: str, config_name: str | None = None) -> F
     own = [name for holder, name in holders if holder is board]
     config = CONFIGS[config_name or next(iter(own), BY_SIZE[-1])]
     geometry = _layout_objection(shape, config)
-    limits = tuple(_limits(shape, board, config))
+    limits = tuple(memory_limits(shape, board, config))
     objections = (*([geometry] if geometry else []), *model.objections)
     return Fit(board.name, config.name, tuple(_placed(model, config)), limits, objections,
                next((f"{holder.name} {_device(holder, name)} {name}" for holder, name in holders), None),
@@ -141,7 +141,7 @@ def _layout_objection(shape: Shape, config: Config) -> str | None:
 
 def _misfits(shape: Shape, board: Board, config: Config) -> Iterator[bool]:
     yield _layout_objection(shape, config) is not None
-    yield from (limit.missing_bytes > 0 for limit in _limits(shape, board, config))
+    yield from (limit.missing_bytes > 0 for limit in memory_limits(shape, board, config))
 
 
 def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
@@ -165,7 +165,8 @@ def tiles_to_bytes(config: Config, tiles: int) -> int:
     return ceil(tiles * config.rows * config.columns / BASE3_TRITS)
 
 
-def _limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]:
+def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]:
+    """Every memory of the accelerator, that of the weights first, as a model of this shape would fill it."""
     tiles = shape.layers * sum(matrix_tiles(shape, config, part) for part in layer_shapes(shape))
     tiles += matrix_tiles(shape, config, "head")
     weights = tiles_to_bytes(config, tiles)

@@ -46,6 +46,9 @@ def tensor_table(model: ModelFiles, fit: Fit) -> Table:
         sizes = sum(tensor.size_bytes for tensor in tensors), sum(tensor.token_bytes for tensor in tensors)
         table.add_row(name, dtype, " x ".join(map(str, shape)), placement, str(len(tensors)), f"{sizes[0]:,}",
                       f"{sizes[1]:,}")
+    table.add_section()
+    total = (sum(sizes) for sizes in zip(*((each.size_bytes, each.token_bytes) for each in fit.placed), strict=True))
+    table.add_row("total", "", "", "", str(len(fit.placed)), *(f"{size:,}" for size in total))
     return table
 
 
@@ -66,7 +69,8 @@ def conclusion(fit: Fit) -> list[str]:
     """What follows from the tables, line by line."""
     lines = [f"weights read per token: {fit.stream_bytes:,} bytes"]
     if fit.tokens_per_second is not None:
-        lines.append(f"at most {fit.tokens_per_second:.3g} tokens/s, estimated from the SDRAM's peak of "
+        rate = f"{fit.tokens_per_second:,.0f}" if fit.tokens_per_second >= 100 else f"{fit.tokens_per_second:.3g}"
+        lines.append(f"at most {rate} tokens/s, estimated from the SDRAM's peak of "
                      f"{fit.peak_bytes_s / 1e6:g} MB/s")
     lines += [f"cannot run: {objection}" for objection in fit.objections]
     lines.append(f"smallest that holds it: {fit.smallest or 'none'}")

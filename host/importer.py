@@ -55,7 +55,7 @@ def import_checkpoint(path: Path, *, force: bool = False) -> tuple[Checkpoint, I
 
 def _plane_objections(model: ModelFiles) -> list[str]:
     """Why embedding and head, which are stored as integers of trit planes with a scale, cannot be taken."""
-    return [f"tensor {model.matrices[key].name} is {model.matrices[key].dtype}; supported: {PLANES_DTYPE} trit planes"
+    return [f"tensor {model.matrices[key].name} is {model.matrices[key].dtype} (supported: {PLANES_DTYPE} trit planes)"
             for key in ("embed", "head") if key in model.matrices and model.matrices[key].dtype != PLANES_DTYPE]
 
 

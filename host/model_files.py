@@ -60,7 +60,7 @@ class ModelFiles:
         """One line per reason why the program generator cannot run the model, whatever the board."""
         found = list(self.architecture.objections)
         if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name)]:
-            found.append(f"{len(subs)} sub-norms such as {subs[0]}; supported: none")
+            found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: none)")
         if self.unplaced:
             found.append(f"{len(self.unplaced)} tensors such as {self.unplaced[0].name[:80]!r} have no part in the "
                          "token program")

@@ -13,7 +13,7 @@ from host.checkpoint import Shape, layer_shapes, synthetic_checkpoint
 from host.cli import main
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
-from host.fit import _limits, fit
+from host.fit import memory_limits, fit
 from host.model_files import open_model
 from host.tiler import Tiler
 from rtl.config import CONFIGS, RESIDENT, STREAM
@@ -31,7 +31,7 @@ def test_weights_take_what_the_compiler_makes_of_them(name: str) -> None:
     """Padding forgotten: a model that is said to fit and is refused by the compiler, or the other way round."""
     config = CONFIGS[name]
     image = compile_checkpoint(synthetic_checkpoint(SHAPES[name]), config)
-    weights = next(_limits(SHAPES[name], BOARDS["ulx3s"], config))
+    weights = next(memory_limits(SHAPES[name], BOARDS["ulx3s"], config))
     if name == "stream":
         assert weights.needed_bytes == len(image.sections["stream"])
     else:
@@ -44,7 +44,7 @@ def test_unfilled_beats_are_counted() -> None:
     shape = Shape(hidden=80, feed_forward=120, layers=1, heads=6, kv_heads=3, head_dim=20, vocab=128, context=256)
     for config in (RESIDENT, STREAM):
         tiles = len(Tiler(synthetic_checkpoint(shape), config).tiles())
-        size = next(_limits(shape, BOARDS["ulx3s"], config)).needed_bytes
+        size = next(memory_limits(shape, BOARDS["ulx3s"], config)).needed_bytes
         expected = tiles * config.rows * (config.columns / 5 if config is STREAM else config.row_words * 4.5)
         assert size == expected, config.name
 
@@ -94,6 +94,7 @@ def test_tables_name_the_memories(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert f"{BITNET_STREAM_BYTES - SDRAM_BYTES:,}" in out
     assert "estimated from the SDRAM's peak of 250 MB/s" in out
+    assert f"{BITNET_STREAM_BYTES:,}" in out
     assert "smallest that holds it: none" in out
     assert "cannot run: 60 sub-norms" in out
 
@@ -136,9 +137,9 @@ def test_the_smallest_configuration_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("config", "objection"), [
-    ({"hidden_act": "silu"}, "hidden_act is 'silu'; supported: 'relu2'"),
-    ({"norm_gain": True}, "norm_gain is True; supported: False"),
-    ({"attention_bias": True}, "attention_bias is True; supported: none"),
+    ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
+    ({"norm_gain": True}, "norm_gain is True (supported: False)"),
+    ({"attention_bias": True}, "attention_bias is True (supported: none)"),
     ({"quantization_config": {"use_rms_norm": True}}, "quantization_config.use_rms_norm is true"),
 ])
 def test_what_cannot_run_is_named(tmp_path: Path, config: dict[str, object], objection: str) -> None:
@@ -180,6 +181,15 @@ def test_tensors_without_a_part_are_named(tmp_path: Path) -> None:
     bias = {"model.layers.0.mlp.up_proj.bias": ("F32", [48], bytes(192))}
     found = fit(open_model(write_small(tmp_path, **bias)), "ulx3s")
     assert "1 tensors such as 'model.layers.0.mlp.up_proj.bias' have no part" in found.refusal
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tensor name with brackets taken for markup, which ends in a traceback."""
+    folder = write_small(tmp_path, **{"[/red]norm.weight": ("F32", [24], bytes(96))})
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", str(folder)])
+    assert ended.value.code == 0
+    assert "[/red]norm" in capsys.readouterr().out
 
 
 def test_models_are_found_by_every_name(tmp_path: Path) -> None:
