@@ -13,7 +13,7 @@ from host.checkpoint import Shape, layer_shapes, synthetic_checkpoint
 from host.cli import main
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
-from host.fit import memory_limits, fit
+from host.fit import fit, memory_limits
 from host.model_files import open_model
 from host.tiler import Tiler
 from rtl.config import CONFIGS, RESIDENT, STREAM
