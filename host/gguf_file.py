@@ -31,7 +31,9 @@ ALIGNMENT_KEY, ARCHITECTURE_KEY = "general.alignment", "general.architecture"
 U64 = struct.Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "?", 10: "<Q", 11: "<q", 12: "<d"}
 BOOL, STRING, ARRAY = 7, 8, 9
-BLOCKS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)}
+# Name, elements and bytes of a block. The Q formats are those in which ternary files keep embedding and head.
+BLOCKS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+          8: ("Q8_0", 32, 34), 12: ("Q4_K", 256, 144), 14: ("Q6_K", 256, 210)}
 I2_S = 36
 I2_S_BLOCK = 128                # elements whose two-bit codes interleave
 I2_S_TAIL_BYTES = 32            # the tensor's scale, fp32, and padding

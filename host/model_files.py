@@ -105,6 +105,8 @@ def open_model(path: Path) -> ModelFiles:
 
 def _open_gguf(path: Path) -> ModelFiles:
     file = read_gguf(path)
+    if file.metadata.get("split.count", 1) != 1:
+        raise TritloomError(f"{path}: one of several files of a split model; merge them into one (gguf-split --merge)")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise TritloomError(f"{path}: tensor token_embd.weight is missing; this is no language model")

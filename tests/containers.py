@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 STRUCTS = {"u8": (0, "<B"), "u32": (4, "<I"), "f32": (6, "<f"), "bool": (7, "<B"), "u64": (10, "<Q")}
-GGUF_TYPES = {"F32": 0, "F16": 1, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35, "I2_S": 36, "TL1": 38, "TL2": 39}
+GGUF_TYPES = {"F32": 0, "F16": 1, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35, "I2_S": 36, "TL1": 38, "TL2": 39,
+              "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}
 
 Stored = tuple[str, Sequence[int], bytes]      # dtype, shape, bytes
 

@@ -100,7 +100,7 @@ def test_long_arrays_of_a_sparse_file_end_soon(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "message"), [
     ("TL1", "is TL1, tiled for one processor's kernel; use the I2_S, TQ1_0 or TQ2_0 file"),
     ("TL2", "is TL2, tiled for one processor's kernel; use the I2_S, TQ1_0 or TQ2_0 file"),
-    (12, "is type 12, no ternary format known here; use the I2_S"),
+    (10, "is type 10, no ternary format known here; use the I2_S"),
 ])
 def test_formats_that_cannot_be_read_are_named(tmp_path: Path, kind: str | int, message: str) -> None:
     """Weights decoded with another format's layout, which gives a model that speaks nonsense."""

@@ -64,15 +64,16 @@ def write_safetensors(folder: Path, checkpoint: Checkpoint, kind: str, *, linear
     return folder
 
 
-def write_gguf(path: Path, checkpoint: Checkpoint, kind: str) -> Path:
+def write_gguf(path: Path, checkpoint: Checkpoint, kind: str, metadata: dict[str, object] | None = None,
+               **others: Stored) -> Path:
     arch = "bitnet-b1.58"
-    metadata = {"general.architecture": arch, f"{arch}.embedding_length": ("u32", 256),
+    sizes = {"general.architecture": arch, f"{arch}.embedding_length": ("u32", 256),
                 f"{arch}.feed_forward_length": ("u32", 512), f"{arch}.block_count": ("u32", 1),
                 f"{arch}.attention.head_count": ("u32", 2), f"{arch}.context_length": ("u32", 64)}
     tensors: dict[str, Stored] = {"token_embd.weight": ("F32", (8, 256), bytes(8192))}
     for part, name in GGUF.items():
         tensors[f"blk.0.{name}.weight"] = stored(kind, checkpoint.tensors[f"0.{part}"].integers)
-    return write(path, gguf_bytes(metadata, tensors))
+    return write(path, gguf_bytes(sizes | (metadata or {}), tensors | others))
 
 
 def write_model(folder: Path, checkpoint: Checkpoint, container: str, kind: str) -> ModelFiles:
@@ -197,6 +198,26 @@ def test_damaged_tensors_are_named(tmp_path: Path, checkpoint: Checkpoint, name:
 def entries(folder: Path) -> list[TensorEntry]:
     model = open_model(folder)
     return [*model.matrices.values(), *model.scales.values()]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("Q8_0", 34 * 64), ("Q4_K", 144 * 8), ("Q6_K", 210 * 8)])
+def test_quantised_embeddings_do_not_hinder(tmp_path: Path, checkpoint: Checkpoint, kind: str, size: int) -> None:
+    """A ternary file refused as a whole because its embedding and head are in a common block format."""
+    tables = {name: (kind, (8, 256), bytes(size)) for name in ("token_embd.weight", "output.weight")}
+    model = open_model(write_gguf(tmp_path / "m.gguf", checkpoint, "TQ1_0", **tables))
+    assert model.matrices["head"].size_bytes == size
+    assert len(check_weights(model).nonzero) == 7
+    up = {"blk.0.ffn_up.weight": (kind, (512, 256), bytes(64 * size))}
+    path = write_gguf(tmp_path / "n.gguf", checkpoint, "TQ1_0", **up)
+    with pytest.raises(TritloomError, match=f"blk.0.ffn_up.weight is {kind}, which holds no ternary weights"):
+        open_model(path)
+
+
+def test_split_files_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """A part of a model called incomplete, which sends the user to fetch it again in vain."""
+    path = write_gguf(tmp_path / "m.gguf", checkpoint, "TQ1_0", {"split.count": ("u32", 2)})
+    with pytest.raises(TritloomError, match="one of several files of a split model; merge them"):
+        open_model(path)
 
 
 def test_floats_that_are_not_ternary_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
