@@ -22,6 +22,7 @@ from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
 from rtl.config import CONFIGS
 
@@ -200,6 +201,25 @@ def fit(
         print("\n".join(conclusion(found)))
     if not found.fits:
         raise TritloomError(f"{files.name} does not run on {found.board} {found.config}: {found.refusal}")
+
+
+@app.command("timeline")
+def show_timeline(
+    model: Annotated[Path, typer.Argument(help="Model directory, or an image file.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Picture to write: SVG, PNG or PDF.")] = None,
+    config: Config = None,
+    position: Annotated[int | None, typer.Option(min=0, show_default="half of the context", help="Of the token.")
+                        ] = None,
+) -> None:
+    """Show which unit is busy when during a token, and what the engine waits for, as predicted."""
+    image = read_image(model, config)
+    shown = token_timeline(image, image.context // 2 if position is None else position)
+    console = Console()
+    console.print(unit_table(shown))
+    console.print(idle_table(shown))
+    if output is not None:
+        draw(shown, output)
+        print(f"{output}: written")
 
 
 @app.command("import")

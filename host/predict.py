@@ -1,10 +1,36 @@
 """Predicts the cycles of a token by walking its program with the timing rules of the units and the sequencer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rtl import timing
 from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
+
+
+@dataclass(frozen=True)
+class Span:
+    """One operation of a token and the engine clocks in which it runs.
+
+    Parameters
+    ----------
+    op : the operation.
+    unit : that executes it; none for END.
+    start : cycle in which it is accepted, counted from the start of the token.
+    end : first cycle in which its unit is idle again; for END, the start of the next token.
+    after : index of the operation whose end let it start; None if it only waited for its turn to issue.
+    """
+
+    op: Op
+    unit: Unit
+    start: int
+    end: int
+    after: int | None
+
+    @property
+    def busy(self) -> range:
+        """Cycles in which the unit counts as busy: it is accepted in the cycle before."""
+        return range(self.start + 1, self.end)
 
 
 @dataclass(frozen=True)
@@ -43,22 +69,28 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
     return 0
 
 
-def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
-    """Timeline of one token.
+def timeline(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Iterator[Span]:
+    """The operations of one token in program order; the last one, END, ends with the token.
 
     In the stream configuration the prefetch queue fills while the engine rests, so weights are there when it wants
     them; cycles in which they are not, because the SDRAM refreshed, are counted as ``weight_stall`` and come on top.
     """
-    idle = dict.fromkeys(Unit, 0)
-    now, issue, done = 0, [], []
-    for op in program:
+    idle: dict[Unit, tuple[int, int | None]] = {unit: (0, None) for unit in Unit}  # from which cycle, after which one
+    turn = 0
+    for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
-        waited = [idle[u] for u in Unit if u & (op.wait | unit)]
-        now = max([now, *waited])
-        busy = operation_cycles(config, op, position, greedy=greedy)
-        issue.append(now)
+        free, last = max((idle[u] for u in Unit if u & (op.wait | unit)), default=(0, None), key=lambda entry: entry[0])
+        start, after = (free, last) if free > turn else (turn, None)
+        end = start + operation_cycles(config, op, position, greedy=greedy) + 1
         if unit:
-            idle[unit] = now + busy + 1
-        done.append(now + busy + 1)
-        now += timing.ISSUE_CYCLES
-    return Prediction(issue[-1] + timing.TOKEN_CYCLES, issue, done)
+            idle[unit] = end, index
+        else:
+            end = start + timing.TOKEN_CYCLES
+        yield Span(op, unit, start, end, after)
+        turn = start + timing.ISSUE_CYCLES
+
+
+def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
+    """Cycles of one token and of each of its operations; see `timeline`."""
+    spans = list(timeline(config, program, position, greedy=greedy))
+    return Prediction(spans[-1].end, [span.start for span in spans], [span.end for span in spans])
