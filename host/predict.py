@@ -75,11 +75,14 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
     In the stream configuration the prefetch queue fills while the engine rests, so weights are there when it wants
     them; cycles in which they are not, because the SDRAM refreshed, are counted as ``weight_stall`` and come on top.
     """
-    idle: dict[Unit, tuple[int, int | None]] = {unit: (0, None) for unit in Unit}  # from which cycle, after which one
+    # From which cycle, after which operation. When a token starts all units have been idle for long enough.
+    idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
     turn = 0
     for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
-        free, last = max((idle[u] for u in Unit if u & (op.wait | unit)), default=(0, None), key=lambda entry: entry[0])
+        waits = ((idle[u][0] + timing.WAIT_CYCLES * bool(u & op.wait), idle[u][1])
+                 for u in Unit if u & (op.wait | unit))
+        free, last = max(waits, default=(0, None), key=lambda entry: entry[0])
         start, after = (free, last) if free > turn else (turn, None)
         end = start + operation_cycles(config, op, position, greedy=greedy) + 1
         if unit:

@@ -106,7 +106,9 @@ class Attention(wiring.Component):
         # pass, that of the score in the second.
         score = OPERAND_CYCLES + 1 + score_cycles(c.head_dim)
         probability = 1 + 2 + EXP2_CYCLES
-        accumulate = probability + OPERAND_CYCLES + 1
+        # The address of a value is given a cycle before its probability is known: its weight is known a cycle later.
+        fetch = probability - 1
+        accumulate = fetch + OPERAND_CYCLES + 1
         m.submodules.keys = keys = Walk(index_bits=c.context_log2)
         m.submodules.scores = scores = Walk(index_bits=c.context_log2)
         keyed = stages(m, keys.valid, score + 1, name="keyed")
@@ -116,11 +118,11 @@ class Attention(wiring.Component):
         second, second_next = Signal(), Signal()
         m.d.comb += second_next.eq(~self._start & (second | key_final[score]))
         m.d.sync += second.eq(second_next)
-        value_index = self._count(m, weighed[probability], name="value")
+        value_index = self._count(m, weighed[fetch], name="value")
         m.d.comb += [
             keys.start.eq(self._start), keys.last.eq(last), keys.step.eq(1),
             scores.start.eq(key_final[score]), scores.last.eq(last), scores.step.eq(1),
-            self.cache.enable.eq(keys.valid | weighed[probability]),
+            self.cache.enable.eq(keys.valid | weighed[fetch]),
             self.cache.address.eq((op.slot << c.context_log2) | Mux(second, value_index, keys.index)),
         ]
 

@@ -64,10 +64,10 @@ class Core(wiring.Component):
         self.rotary = Rotary(context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
         self.memory = VectorMemory(lanes=config.lanes, rows=config.rows, depth=config.vector_depth,
                                    primitives=primitives)
-        self.cache = KvCache(config=config)
+        self.cache = KvCache(config=config, primitives=primitives)
         self.embedding = Embedding(config=config, init=sections["embedding"])
         self.source = (TritDecoder(config=config) if self.streaming
-                       else WeightMemory(config=config, init=sections["weights"]))
+                       else WeightMemory(config=config, init=sections["weights"], primitives=primitives))
         members = {
             "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
             "running": Out(1), "done": Out(1), "finished": Out(1), "fault": Out(8),

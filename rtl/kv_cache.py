@@ -1,25 +1,36 @@
 """The KV cache: keys and values of all layers and positions."""
 
-from amaranth import Module, Mux
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
+from rtl.carry_chain import check_primitives
 from rtl.config import EXPONENT_BITS, Config
 from rtl.one_port_memory import OnePortMemory
 from rtl.op_layout import cache_read_port, cache_write_port, int8s
+from rtl.register_copy import RegisterCopy
+
+PARTS = 2                  # memories that hold a word, each with its own address registers
+
+
+def word_layout(lanes: int) -> data.StructLayout:
+    """A beat with its block exponent."""
+    return data.StructLayout({"elements": int8s(lanes), "exponent": EXPONENT_BITS})
 
 
 class KvCache(wiring.Component):
     """Block RAM for ``kv_slots * context`` keys and as many values, each a beat with its block exponent.
 
-    A write in the cycle of a read takes its place; programs keep the two apart.
+    A write in the cycle of a read takes its place; programs keep the two apart. The memories lie all over the device,
+    so everything that goes to them is registered first.
 
-    Latency: read data follow the address by one cycle; a read may follow a write at once.
+    Latency: read data follow the address by two cycles; a read may follow a write at once.
 
     Parameters
     ----------
     config : the geometry.
+    primitives : see `RegisterCopy`.
 
     Members
     -------
@@ -28,8 +39,9 @@ class KvCache(wiring.Component):
     read : key and value at ``slot * context + position``.
     """
 
-    def __init__(self, *, config: Config) -> None:
-        self._config = config
+    def __init__(self, *, config: Config, primitives: str = "portable") -> None:
+        check_primitives(primitives)
+        self._config, self._primitives = config, primitives
         self._depth = config.kv_slots * config.context
         super().__init__({
             "write": In(cache_write_port(config.lanes)),
@@ -39,21 +51,31 @@ class KvCache(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self._config
-        word = data.StructLayout({"elements": int8s(c.lanes), "exponent": EXPONENT_BITS})
-        m.submodules.keys = keys = OnePortMemory(shape=word, depth=self._depth)
-        m.submodules.values = values = OnePortMemory(shape=word, depth=self._depth)
-
         held = (self.position < c.context) & (self.write.slot < c.kv_slots)
         write = self.write.enable & held
-        address = (self.write.slot << c.context_log2) | self.position[: c.context_log2]
-        m.d.comb += [keys.write.eq(write & ~self.write.value), values.write.eq(write & self.write.value)]
-        for half in (keys, values):
-            m.d.comb += [
-                half.address.eq(Mux(half.write, address, self.read.address)), half.read.eq(self.read.enable),
-                half.write_data.elements.eq(self.write.data), half.write_data.exponent.eq(self.write.exponent),
-            ]
-        m.d.comb += [
-            self.read.key.eq(keys.read_data.elements), self.read.key_exponent.eq(keys.read_data.exponent),
-            self.read.value.eq(values.read_data.elements), self.read.value_exponent.eq(values.read_data.exponent),
-        ]
+        write_address = (self.write.slot << c.context_log2) | self.position[: c.context_log2]
+        address = Signal.like(self.read.address)
+        m.d.comb += address.eq(Mux(self.write.enable, write_address, self.read.address))
+        written = Signal(word_layout(c.lanes), reset_less=True)
+        m.d.sync += [written.elements.eq(self.write.data), written.exponent.eq(self.write.exponent)]
+        for value, name in enumerate(("key", "value")):
+            steer = Cat(address, self.read.enable, write & (self.write.value == value))
+            word = self._word(m, name, steer, written)
+            m.d.comb += [getattr(self.read, name).eq(word.elements),
+                         getattr(self.read, f"{name}_exponent").eq(word.exponent)]
         return m
+
+    def _word(self, m: Module, name: str, steer: Value, written: data.View) -> data.View:
+        """The keys, or the values: two memories side by side, each with its own copy of what steers it."""
+        word = Signal.like(written, name=f"{name}_word")
+        bits = -(-len(word.as_value()) // PARTS)
+        for part in range(PARTS):
+            m.submodules[f"{name}_steer_{part}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
+            section = slice(part * bits, (part + 1) * bits)
+            m.submodules[f"{name}s_{part}"] = memory = OnePortMemory(
+                shape=len(word.as_value()[section]), depth=self._depth)
+            m.d.comb += [
+                copy.i.eq(steer), Cat(memory.address, memory.read, memory.write).eq(copy.o),
+                memory.write_data.eq(written.as_value()[section]), word.as_value()[section].eq(memory.read_data),
+            ]
+        return word

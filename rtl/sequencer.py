@@ -86,7 +86,7 @@ class Sequencer(wiring.Component):
 
         counter = Signal(range(self._config.program_depth))
         op = Signal(PROGRAM_BITS)
-        fresh = Signal()           # the memory shows the operation after the one in op
+        go = Signal()              # the units that op waits for were idle in the cycle before
         cycles = Signal(32)
         remaining = Signal(16)
         stopping = Signal()
@@ -94,7 +94,9 @@ class Sequencer(wiring.Component):
         clear = Signal()
         accept = Signal()
         m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
-        m.d.sync += [cycles.eq(cycles + 1), fresh.eq(~accept)]
+        # The units lie far apart: their state gets a cycle for the way here. By the time of ``go`` the memory shows the
+        # operation after the one in op.
+        m.d.sync += [cycles.eq(cycles + 1), go.eq(0)]
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
@@ -118,25 +120,25 @@ class Sequencer(wiring.Component):
                     m.next = "DONE"
             with m.State("LOAD"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += op.eq(read.data)
+                m.d.sync += [op.eq(read.data), go.eq(~self.busy.any())]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += self.running.eq(1)
-                with m.If(fresh):
-                    self._issue(m, op, opcode, clear, accept)
-                    m.d.comb += self.issue_stall.eq(~clear | ((opcode != Opcode.END) & ~accept))
-                with m.If(fresh & clear & (opcode == Opcode.END)):
+                m.d.sync += go.eq(clear & ~accept)
+                self._issue(m, op, opcode, go, accept)
+                m.d.comb += self.issue_stall.eq(~clear | (go & (opcode != Opcode.END) & ~accept))
+                with m.If(go & (opcode == Opcode.END)):
                     m.d.comb += [self.records.valid.eq(1),
                                  self.records.payload.token.eq(self.sampled),
                                  self.records.payload.position.eq(self.now),
                                  self.records.payload.cycles.eq(cycles)]
                     with m.If(self.records.ready):
-                        m.d.comb += self.finished.eq(1)
+                        m.d.comb += [self.finished.eq(1), accept.eq(1)]
                         m.d.sync += [remaining.eq(remaining - 1), self.now.eq(self.now + 1), counter.eq(0)]
                         m.next = "NEXT"
                         with m.If((remaining == 1) | stopping):
                             m.next = "DONE"
-                with m.If(fresh & (opcode > max(Opcode))):
+                with m.If(opcode > max(Opcode)):
                     m.d.sync += self.fault.eq(Fault.BAD_OPCODE)
                     m.next = "DONE"
             with m.State("DONE"):
@@ -145,12 +147,12 @@ class Sequencer(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _issue(self, m: Module, op: Signal, opcode: Value, clear: Signal, accept: Signal) -> None:
+    def _issue(self, m: Module, op: Signal, opcode: Value, go: Signal, accept: Signal) -> None:
         """Offer the operation to its unit once all it waits for are idle."""
         for candidate in DISPATCHED:
             port = getattr(self.ops, candidate.name.lower())
             width = sum(bits for _, bits in FIELDS[candidate])
-            with m.If(clear & (opcode == candidate)):
+            with m.If(go & (opcode == candidate)):
                 m.d.comb += [port.valid.eq(1), accept.eq(port.ready)]
             m.d.comb += port.payload.as_value().eq(op[FIELD_BASE : FIELD_BASE + width])
 

@@ -4,6 +4,7 @@ from rtl.config import WORD_CODES, Config
 from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
+WAIT_CYCLES = 1            # more until an operation is issued after a unit it waited for
 TOKEN_CYCLES = 3           # from the issue of END to that of the next token's first operation
 
 
@@ -100,7 +101,7 @@ def rotary_cycles(config: Config, op: Op) -> int:
 
 EXP2_CYCLES = 5
 SCORE_SHIFT_CYCLES = 3     # after the adder tree: fine shift, rounding, coarse shift
-OPERAND_CYCLES = 3         # from an address of the KV cache to its word in the multipliers' operand registers
+OPERAND_CYCLES = 4         # from an address of the KV cache to its word in the multipliers' operand registers
 
 
 def score_cycles(head_dim: int) -> int:
@@ -112,7 +113,7 @@ def attention_cycles(config: Config, position: int) -> int:
     """Attention unit: while no other unit delivers a scalar in the cycles in which it does."""
     score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
     probability = 1 + 2 + EXP2_CYCLES
-    finish = max(config.heads_parallel, OPERAND_CYCLES + 1 + config.query_groups)
+    finish = max(config.heads_parallel, OPERAND_CYCLES + config.query_groups)
     return 2 * position + 2 + score + probability + finish
 
 

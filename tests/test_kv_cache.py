@@ -55,6 +55,7 @@ def test_cache_keeps_what_was_written(seed: int) -> None:
             ctx.set(dut.read.enable, 1)
             await ctx.tick()
             ctx.set(dut.read.enable, 0)
+            await ctx.tick()
             for half, name in enumerate(("key", "value")):
                 actual = (list(ctx.get(getattr(dut.read, name))), ctx.get(getattr(dut.read, f"{name}_exponent")))
                 expected = model.get((half, address), blank)
