@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from host.bench import clock_of, image_rows, images, markdown, peer_rows, read_report, workload
 from host.compiler import compile_checkpoint
 from host.device import Device
 from host.errors import TritloomError
@@ -220,6 +221,31 @@ def show_timeline(
     if output is not None:
         draw(shown, output)
         print(f"{output}: written")
+
+
+@app.command()
+def bench(
+    model: Model = DEFAULT_MODEL,
+    config: Annotated[list[str] | None, typer.Option("--config", show_default="all that the model fits",
+                                                     help="Configuration; may be given more than once.")] = None,
+    report: Annotated[list[Path] | None, typer.Option(help="report.json of a build, for routed clocks and LUTs.")
+                      ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for a roofline plot.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Tabulate speed and utilisation of a model, with limits, provenance and published peers."""
+    reports = [read_report(path) for path in report or ()]
+    for late in (late for late in reports if late.clock_hz is None):
+        notes.print(f"{late.path}: a clock missed its frequency, so its speed is not used", style="yellow")
+    works = [workload(image) for image in images(model, config or ())]
+    clocks = [clock_of(work.image.config.name, reports) for work in works]
+    rows = [row for work in works for row in image_rows(work, reports)] + list(peer_rows())
+    print(json.dumps({"rows": [asdict(row) for row in rows]}) if as_json else markdown(rows))
+    if output is not None:
+        from host.roofline_plot import save  # importing matplotlib takes longer than every other command
+
+        for path in save([(work, hz) for work, (hz, _, _) in zip(works, clocks, strict=True)], output):
+            notes.print(f"{path}: written")
 
 
 @app.command("import")
