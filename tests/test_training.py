@@ -57,9 +57,9 @@ def test_packed_trits_have_the_shape_of_the_configuration_and_no_fourth_code(nam
 
 @pytest.mark.parametrize("name", PACKED)
 def test_trits_use_all_three_values_in_the_proportion_of_absmean(name: str) -> None:
-    """Absmean leaves about a third of the weights at zero; a collapsed tensor does not."""
+    """Absmean leaves a third to two thirds of the weights at zero; a collapsed tensor does not."""
     trits = codes(name).astype(int) - 1
-    assert 0.4 < np.mean(trits != 0) < 0.9
+    assert 0.3 < np.mean(trits != 0) < 0.9
     assert abs(trits.mean()) < 0.2
 
 

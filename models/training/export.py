@@ -14,7 +14,7 @@ from models.training.student import QuantisedWeight, Student, StudentConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
-RESIDUAL_FRACTION = 4      # the stream grows to thousands; 18 bits hold +-8192 with four fraction bits
+RESIDUAL_FRACTION = 9      # decay keeps the stream within tens; 18 bits hold +-256 with nine fraction bits
 
 
 def pack_trits(trits: np.ndarray) -> np.ndarray:
