@@ -107,7 +107,7 @@ class Workload:
         """Of predicted cycles, and how that is known."""
         if self.image.stream_words:
             return UP_TO_REFRESH, "host/predict.py; scripts/synthetic simulates it with refresh"
-        return EXACT, "host/predict.py; tests/test_soc.py asserts each token and operation"
+        return EXACT, "host/predict.py; tests/test_soc.py asserts each operation of the tokens it simulates"
 
 
 def workload(image: Image) -> Workload:

@@ -244,7 +244,7 @@ def bench(
     if output is not None:
         from host.roofline_plot import save  # importing matplotlib takes longer than every other command
 
-        for path in save([(work, hz) for work, (hz, _, _) in zip(works, clocks, strict=True)], output):
+        for path in save([(work, *clock[:2]) for work, clock in zip(works, clocks, strict=True)], output):
             notes.print(f"{path}: written")
 
 

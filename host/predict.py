@@ -1,6 +1,6 @@
 """Predicts the cycles of a token by walking its program with the timing rules of the units and the sequencer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rtl import timing
@@ -69,11 +69,13 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
     return 0
 
 
-def timeline(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Iterator[Span]:
+def timeline(config: Config, program: list[Op], position: int, *, greedy: bool = True,
+             duration: Callable[..., int] = operation_cycles) -> Iterator[Span]:
     """The operations of one token in program order; the last one, END, ends with the token.
 
     In the stream configuration the prefetch queue fills while the engine rests, so weights are there when it wants
     them; cycles in which they are not, because the SDRAM refreshed, are counted as ``weight_stall`` and come on top.
+    Another ``duration`` than `operation_cycles` tells what a unit of other speed would bring.
     """
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
@@ -84,7 +86,7 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
                  for u in Unit if u & (op.wait | unit))
         free, last = max(waits, default=(0, None), key=lambda entry: entry[0])
         start, after = (free, last) if free > turn else (turn, None)
-        end = start + operation_cycles(config, op, position, greedy=greedy) + 1
+        end = start + duration(config, op, position, greedy=greedy) + 1
         if unit:
             idle[unit] = end, index
         else:

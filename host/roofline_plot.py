@@ -19,8 +19,8 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 10, "svg.hashsalt": "tritloo
          "axes.spines.top": False, "axes.spines.right": False}
 
 
-def save(works: Sequence[tuple[Workload, float]], folder: Path) -> list[Path]:
-    """Write the plot as SVG and PNG; each workload comes with its engine clock in Hz.
+def save(works: Sequence[tuple[Workload, float, str]], folder: Path) -> list[Path]:
+    """Write the plot as SVG and PNG; each workload comes with its engine clock in Hz and the provenance of that.
 
     Raises
     ------
@@ -29,8 +29,8 @@ def save(works: Sequence[tuple[Workload, float]], folder: Path) -> list[Path]:
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 6), layout="constrained")
         axes = figure.subplots()
-        for work, clock_hz in works:
-            draw(axes, work, clock_hz)
+        for work, clock_hz, provenance in works:
+            draw(axes, work, clock_hz, provenance)
         axes.set(xscale="log", yscale="log", xlim=INTENSITY,
                  xlabel="ternary multiply-accumulates per byte of weights read",
                  ylabel="ternary multiply-accumulates per second (10⁹)")
@@ -59,7 +59,7 @@ def bytes_per_clock(work: Workload) -> tuple[float, str]:
     return config.rows * config.row_words * WORD_BITS / 8, "block RAM"
 
 
-def draw(axes: Axes, work: Workload, clock_hz: float) -> None:
+def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str) -> None:
     """One configuration's roof and the range that a story's tokens reach."""
     config = work.image.config
     color = COLORS.get(config.name, OTHER_COLOR)
@@ -70,7 +70,7 @@ def draw(axes: Axes, work: Workload, clock_hz: float) -> None:
                                                     config.macs * giga], color=color, lw=2)
     axes.text(INTENSITY[1] * 0.95, config.macs * giga * 1.06, f"engine: {config.macs:,} per clock", color=color,
               ha="right", fontsize=9)
-    axes.text(INTENSITY[0] * 1.1, INTENSITY[0] * per_clock * giga * 2.2,
+    axes.text(INTENSITY[0] * 1.1, INTENSITY[0] * per_clock * giga * 3.2,
               f"{source}: {per_clock * giga:.3g} GB/s", color=color, fontsize=9)
     read = work.weight_bytes or work.cycles_limit * per_clock
     intensity = work.trits / read
@@ -78,6 +78,6 @@ def draw(axes: Axes, work: Workload, clock_hz: float) -> None:
     roof = min(intensity * per_clock, config.macs) * giga
     axes.plot([intensity] * 3, reached, color=color, lw=5, alpha=0.4, solid_capstyle="butt")
     axes.plot(intensity, reached[1], "o", color=color, ms=8,
-              label=f"{work.image.model['name']} on {config.name}, {clock_hz / 1e6:g} MHz")
+              label=f"{work.image.model['name']} on {config.name}, {clock_hz / 1e6:g} MHz ({provenance})")
     axes.annotate(f"{reached[1] / roof:.1%} of its roof\n{clock_hz / work.mean:,.0f} tokens/s", (intensity, reached[1]),
                   xytext=(12, -4), textcoords="offset points", va="top", color=color, fontsize=9)

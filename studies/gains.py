@@ -1,0 +1,146 @@
+"""What the next improvements would bring: the shipped model's cycles, predicted with one thing changed at a time."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from host.errors import TritloomError
+from host.image import Image
+from host.predict import operation_cycles, timeline
+from host.program import Scalars
+from host.session import DEFAULT_MODEL, read_image
+from rtl.config import Config
+from rtl.isa import Op, Opcode, ScalarFn, Target, Unit, VectorFn
+
+Duration = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One improvement.
+
+    Parameters
+    ----------
+    name : what is changed.
+    needs : what it costs.
+    program : rewrites the token program.
+    duration : cycles of an operation.
+    config : geometry.
+    """
+
+    name: str
+    needs: str
+    program: Callable[[list[Op]], list[Op]] = list
+    duration: Duration = operation_cycles
+    config: Callable[[Config], Config] = replace
+
+
+def is_vector(op: Op, fn: VectorFn) -> bool:
+    return op.opcode == Opcode.VECTOR and op.fn == fn
+
+
+def squares_beside_the_matrix(program: list[Op]) -> list[Op]:
+    """Take the peak for a norm's quantisation from the ADD or EMBED before, and sum the squares during the MATVEC."""
+    out, late = [], []
+    for op in program:
+        if is_vector(op, VectorFn.SQUARE) or (op.opcode == Opcode.SCALAR and op.fn == ScalarFn.RSQRT):
+            late.append(op if is_vector(op, VectorFn.SQUARE) else replace(op, wait=op.wait | Unit.VECTOR))
+            continue
+        out.append(op)
+        if op.opcode == Opcode.MATVEC:
+            out += late
+            late = []
+    return out
+
+
+def adds_beside_the_matrix(program: list[Op]) -> list[Op]:
+    """Let the MATVEC of a further part of a projection start while the part before is added."""
+    return [replace(op, wait=op.wait & ~Unit.VECTOR)
+            if op.opcode == Opcode.MATVEC and index and is_vector(program[index - 1], VectorFn.ADD) else op
+            for index, op in enumerate(program)]
+
+
+def rotation_with_scale(program: list[Op]) -> list[Op]:
+    """Let ROTATE apply the scale that a SCALE over the same beats applies before it."""
+    out: list[Op] = []
+    for op in program:
+        before = out[-1] if out else op
+        if (is_vector(op, VectorFn.ROTATE) and is_vector(before, VectorFn.SCALE) and before.target == Target.VECTOR
+                and (before.dst, before.beats) == (op.src, op.beats)):
+            op = replace(op, wait=op.wait | out.pop().wait)
+        out.append(op)
+    return out
+
+
+def overlapped_reciprocals(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
+    """The reciprocals of the heads follow each other as fast as they issue; the last takes its time."""
+    last = Scalars.HEADS + config.heads_parallel - 1
+    if op.opcode == Opcode.SCALAR and op.fn == ScalarFn.RECIPROCAL and Scalars.HEADS <= op.rd < last:
+        return 1
+    return operation_cycles(config, op, position, greedy=greedy)
+
+
+def two_positions(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
+    """Attention takes two positions per clock in either pass."""
+    cycles = operation_cycles(config, op, position, greedy=greedy)
+    return cycles - 2 * ((position + 1) // 2) if op.opcode == Opcode.ATTEND else cycles
+
+
+CHANGES = (
+    Change("sum of squares while the engine works", "the compiler alone", program=squares_beside_the_matrix),
+    Change("attention: two positions per clock", "twice the multipliers and ports of the KV cache",
+           duration=two_positions),
+    Change("parts of a projection: add while the engine works", "a second destination in vector memory",
+           program=adds_beside_the_matrix),
+    Change("reciprocals of the heads pipelined", "a pipelined scalar unit", duration=overlapped_reciprocals),
+    Change("scale and rotate in one pass", "a second multiplication in the vector lanes", program=rotation_with_scale),
+    Change("sampler: 8 logits per clock", "twice its lanes", config=lambda c: replace(c, sampler_lanes=8)),
+)
+
+
+def mean_cycles(image: Image, changes: tuple[Change, ...] = ()) -> float:
+    """Mean cycles of a token over all positions with changes made."""
+    config, program = image.config, image.program
+
+    def duration(config: Config, op: Op, position: int, *, greedy: bool) -> int:
+        default = operation_cycles(config, op, position, greedy=greedy)
+        return default + sum(change.duration(config, op, position, greedy=greedy) - default for change in changes)
+
+    for change in changes:
+        config, program = change.config(config), change.program(program)
+    total = 0
+    for position in range(image.context):
+        *_, last = timeline(config, program, position, duration=duration)
+        total += last.end
+    return total / image.context
+
+
+def gains(image: Image) -> Iterator[tuple[str, str, float]]:
+    """Name, needs and cycles saved of each change, most first, then of all together."""
+    now = mean_cycles(image)
+    saved = [(change.name, change.needs, now - mean_cycles(image, (change,))) for change in CHANGES]
+    yield from sorted(saved, key=lambda entry: -entry[2])
+    yield "all of these", "", now - mean_cycles(image, CHANGES)
+
+
+def main(model: Annotated[Path, typer.Option(help="Model directory or image file.")] = DEFAULT_MODEL) -> None:
+    """Print what each improvement would save, as a Markdown table."""
+    image = read_image(model, None)
+    now = mean_cycles(image)
+    print(f"{image.model['name']} on {image.config.name}: {now:,.0f} cycles per token, mean of {image.context} "
+          "(predicted)\n")
+    print("| Change | Needs | Cycles saved | Share | Tokens per second |\n|---|---|---|---|---|")
+    for name, needs, saved in gains(image):
+        print(f"| {name} | {needs} | {saved:,.0f} | {saved / now:.1%} | +{now / (now - saved) - 1:.1%} |")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except TritloomError as error:
+        print(f"gains: {error}", file=sys.stderr)
+        sys.exit(1)
