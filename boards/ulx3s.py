@@ -29,7 +29,7 @@ SDRAM_CHIP_PHASE_DEGREES = 180.0
 ESP32_GPIO0 = Resource("esp32_gpio0", 0, Pins("L2", dir="o"), Attrs(IO_TYPE="LVCMOS33"))
 
 CLOCKS = {
-    "resident": Clocks(sync_hz=62.5e6, cpu_hz=50e6),
+    "resident": Clocks(sync_hz=50e6, cpu_hz=50e6),
     "stream": Clocks(sync_hz=50e6, cpu_hz=50e6, has_sdram=True, chip_phase_degrees=SDRAM_CHIP_PHASE_DEGREES),
     "tiny": Clocks(sync_hz=62.5e6, cpu_hz=50e6),
 }

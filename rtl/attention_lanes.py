@@ -70,7 +70,7 @@ class AttentionLanes(wiring.Component):
             steers.append(copy.o)
         rounded = []
         for group in range(c.query_groups):
-            query = Signal(int8s(c.lanes), name=f"query{group}")
+            query = Signal(int8s(c.lanes), name=f"query{group}", reset_less=True)
             with m.If(self.query.enable & (self.query.address == group)):
                 m.d.sync += query.eq(self.query.data)
             totals = []
@@ -80,7 +80,8 @@ class AttentionLanes(wiring.Component):
                 m.submodules[f"multiplier{group}_{lane}"] = multiplier = Multiplier(
                     a_bits=ACTIVATION_BITS, b_bits=PROBABILITY_BITS + 1, primitives=self._primitives)
                 # Emptied to half a unit of the output, which rounds it.
-                total = Signal(signed(total_bits), name=f"total{group}_{lane}", init=1 << dropped_bits - 1)
+                total = Signal(signed(total_bits), name=f"total{group}_{lane}", init=1 << dropped_bits - 1,
+                               reset_less=True)
                 m.d.comb += [
                     multiplier.a.eq(Mux(weigh, value[lane], key[lane])),
                     multiplier.b.eq(Mux(weigh, self.weights[head], query[lane])),

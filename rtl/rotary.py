@@ -92,8 +92,8 @@ class Rotary(wiring.Component):
 
     def _multiply(self, m: Module, phase: Signal, pair: Signal, coarse: data.View, fine: data.View) -> None:
         """The four products of a pair follow its reads and overlap those of the next pair."""
-        first, second = Signal(signed(FACTOR_BITS)), Signal(signed(FACTOR_BITS))
-        product, total = Signal(signed(2 * FACTOR_BITS)), Signal(signed(2 * FACTOR_BITS))
+        first, second = (Signal(signed(FACTOR_BITS), reset_less=True) for _ in range(2))
+        product, total = (Signal(signed(2 * FACTOR_BITS), reset_less=True) for _ in range(2))
         cosine = Signal(signed(FACTOR_BITS))
         rounded = (total + (1 << ROTARY_FRACTION - 1)) >> ROTARY_FRACTION
         m.d.sync += product.eq(first * second)

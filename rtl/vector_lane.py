@@ -95,7 +95,7 @@ class VectorLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        shifted = Signal(signed(SHIFTED_BITS))
+        shifted = Signal(signed(SHIFTED_BITS), reset_less=True)
 
         first, second = Signal(signed(ELEMENT_BITS)), Signal(signed(ELEMENT_BITS))
         with m.Switch(self.operand.x):
@@ -132,11 +132,11 @@ class VectorLane(wiring.Component):
         """Shift stage; returns whether to round up, and whether the shifted product is too wide, and its sign."""
         sign = product[-1]
         # Low bits of the slot before, already rounded: with this slot's they decide the carry of the sum.
-        low = Signal(ROTARY_SHIFT - ROTARY_PAD)
+        low = Signal(ROTARY_SHIFT - ROTARY_PAD, reset_less=True)
         m.d.sync += low.eq(Cat(product[ROTARY_PAD : ROTARY_SHIFT - 1], ~product[ROTARY_SHIFT - 1]))
         carry = (low + product[ROTARY_PAD:ROTARY_SHIFT])[-1]
 
-        round_up, overflow, negative = Signal(), Signal(), Signal()
+        round_up, overflow, negative = (Signal(reset_less=True) for _ in range(3))
         # In two levels, which cost fewer look-up tables than one; the bit below the result rounds it.
         high, low_steps = self.shift.steps[-1], self.shift.steps[:-1]
         half_way = SCALE_SHIFT_STEP << len(low_steps)
@@ -160,7 +160,8 @@ class VectorLane(wiring.Component):
     def _finish(self, m: Module, held: Signal, shifted: Signal, round_up: Signal, overflow: Signal,
                 negative: Signal) -> None:
         """Add and saturate stages."""
-        total, total_overflow, total_negative = Signal(signed(TOTAL_BITS)), Signal(), Signal()
+        total = Signal(signed(TOTAL_BITS), reset_less=True)
+        total_overflow, total_negative = Signal(reset_less=True), Signal(reset_less=True)
         addend = Signal(signed(TOTAL_BITS))
         with m.Switch(self.output.addend):
             with m.Case(Addend.HELD):
@@ -179,7 +180,9 @@ class VectorLane(wiring.Component):
         magnitude = total[: ELEMENT_BITS - 1] ^ total[-1].replicate(ELEMENT_BITS - 1)
         limit_magnitude = Mux(
             self.output.narrow, Cat(~sign, C(63, 6)), C((1 << ELEMENT_BITS - 1) - 1, ELEMENT_BITS - 1))
+        o, key = Signal.like(self.o, reset_less=True), Signal.like(self.key, reset_less=True)
         m.d.sync += [
-            self.o.eq(Mux(saturated, limit, total)),
-            self.key.eq(Cat(sign, Mux(saturated, limit_magnitude, magnitude))),
+            o.eq(Mux(saturated, limit, total)),
+            key.eq(Cat(sign, Mux(saturated, limit_magnitude, magnitude))),
         ]
+        m.d.comb += [self.o.eq(o), self.key.eq(key)]

@@ -79,28 +79,30 @@ class WeightMemory(wiring.Component):
         return m
 
     def _load(self, m: Module) -> data.View:
-        """Assemble loaded words; the last register before the memories."""
+        """Assemble loaded words; each row has its own register for them."""
         c = self._config
         word_bits, row_bits = ceil_log2(c.row_words), ceil_log2(c.rows)
         layout = data.StructLayout({"enable": 1, "word": word_bits, "row": row_bits,
                                     "tile": ceil_log2(c.weight_depth), "data": WORD_BITS})
-        load, low = Signal(layout), Signal(LOAD_BITS)
+        load, low = Signal(layout), Signal(LOAD_BITS, reset_less=True)
         with m.If(self.load.enable & ~self.load.address[0]):
             m.d.sync += low.eq(self.load.data)
         plain = Cat(low, self.load.data)[:WORD_BITS]
         codes = data.View(data.ArrayLayout(CODE_BITS, WORD_CODES), plain[: CODE_BITS * WORD_CODES])
         signs = relative_signs([codes[code][SIGN] for code in range(WORD_CODES)])
         relative = Cat((codes[code][:SIGN], signs[code]) for code in range(WORD_CODES))
-        m.d.sync += [load.enable.eq(self.load.enable & self.load.address[0]), load.data.eq(relative),
+        m.d.comb += [load.enable.eq(self.load.enable & self.load.address[0]), load.data.eq(relative),
                      Cat(load.word, load.row, load.tile).eq(self.load.address[1:])]
         return load
 
     def _row(self, m: Module, row: int, next_address: Signal, advance: Signal, load: data.View) -> None:
-        """The memories of one row, with their own copy of the address and their output register."""
+        """The memories of one row, with their own copies of what goes to them and their output register."""
         c = self._config
         m.submodules[f"address_{row}"] = address = RegisterCopy(
             width=len(next_address), primitives=self._primitives)
-        m.d.comb += address.i.eq(next_address)
+        m.submodules[f"load_{row}"] = loaded = RegisterCopy(width=len(load.as_value()), primitives=self._primitives)
+        m.d.comb += [address.i.eq(next_address), loaded.i.eq(load)]
+        load = data.View(load.shape(), loaded.o)
         words = []
         for word in range(c.row_words):
             # Loading and reading exclude each other. Synthesis may rely on that only if the register of the block RAM
