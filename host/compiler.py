@@ -76,12 +76,9 @@ class _Compiler:
         emit.scalar(S.SCALE, NO_SCALAR, constant=self._scale("embed") * self.one)
         emit.embed(at.x, at.hidden_beats, S.SCALE, S.PEAK, wait=Unit.SCALAR)
         for layer in range(self.shape.layers):
-            self._norm()
             self._queries_keys_values(layer)
             self._attention(layer)
-            self._norm()
             self._feed_forward(layer)
-        self._norm()
         self._head()
         emit.end(ALL_UNITS)
         return emit.ops
@@ -89,15 +86,20 @@ class _Compiler:
     def _scale(self, name: str) -> float:
         return self.checkpoint.tensors[name].scale
 
-    def _norm(self) -> None:
-        """Quantise x / rms(x): the int8 values need only the peak, the root mean square survives in S.ACT."""
+    def _normed_matvec(self, name: str, destination: int, peak: int) -> None:
+        """A matrix times x / rms(x), quantised.
+
+        The int8 values need only the peak, which the operation that wrote x has left. The root mean square is computed
+        while the engine works, and survives in S.ACT.
+        """
         emit, at, hidden = self.emit, self.layout, self.shape.hidden
+        self._quantise(at.x, at.hidden_beats, S.PEAK)
+        self._matvec(name, destination, peak)
         squares_per_unit = self.one**2 / (1 << SQUARE_SHIFT)
         epsilon = round(self.shape.norm_epsilon * hidden * squares_per_unit)
-        emit.square(at.x, at.hidden_beats, S.SQUARES, S.PEAK, epsilon)
-        self._quantise(at.x, at.hidden_beats, S.PEAK)
+        emit.square(at.x, at.hidden_beats, S.SQUARES, S.SCRATCH, epsilon)
         to_real = (hidden * squares_per_unit) ** 0.5 / (127 * self.one)
-        emit.rsqrt(S.ACT, S.SQUARES, S.PEAK, constant=to_real)
+        emit.rsqrt(S.ACT, S.SQUARES, S.PEAK, constant=to_real, wait=Unit.VECTOR)
 
     def _quantise(self, source: int, beats: int, peak: int) -> None:
         """Absmax int8 into the activation buffer; waits until the engine has read the previous vector."""
@@ -110,7 +112,7 @@ class _Compiler:
 
     def _queries_keys_values(self, layer: int) -> None:
         emit, at, shape = self.emit, self.layout, self.shape
-        self._matvec(f"{layer}.qkv", at.q, S.SCRATCH)
+        self._normed_matvec(f"{layer}.qkv", at.q, S.SCRATCH)
         query_scale = LOG2_E / shape.head_dim**0.5 * 2.0**QKV_FRACTION
         emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q") * query_scale)
         emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k") * 2.0**QKV_FRACTION)
@@ -151,12 +153,12 @@ class _Compiler:
         for part in range(self.tiler.parts(name)):
             source = part * self.config.table_blocks * self.config.block_beats
             self._matvec(f"{name}/{part}", at.delta, S.SCRATCH, source=source)
-            emit.add(at.delta, at.x, at.hidden_beats, S.DELTA, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
+            emit.add(at.delta, at.x, at.hidden_beats, S.DELTA, S.PEAK, wait=Unit.ENGINE | Unit.SCALAR)
 
     def _feed_forward(self, layer: int) -> None:
         emit, at = self.emit, self.layout
         gate, up, down = (self._scale(f"{layer}.{name}") for name in ("gate", "up", "down"))
-        self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
+        self._normed_matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
         emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
         emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
@@ -168,6 +170,6 @@ class _Compiler:
 
     def _head(self) -> None:
         emit, at = self.emit, self.layout
-        self._matvec("head", at.logits, S.SCRATCH)
+        self._normed_matvec("head", at.logits, S.SCRATCH)
         emit.scalar(S.SCALE, S.ACT, TEMPERATURE_SCALAR, constant=self._scale("head") * 2.0**GUMBEL_FRACTION)
         emit.sample(at.logits, self.shape.vocab, S.SCALE, wait=Unit.ENGINE | Unit.SCALAR)

@@ -103,8 +103,8 @@ class ProgramBuilder:
     def reciprocal(self, rd: int, ra: int, *, constant: float, wait: Unit) -> None:
         self._scalar(ScalarFn.RECIPROCAL, rd, ra, NO_SCALAR, constant, wait)
 
-    def rsqrt(self, rd: int, ra: int, rb: int, *, constant: float) -> None:
-        self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, NO_WAIT)
+    def rsqrt(self, rd: int, ra: int, rb: int, *, constant: float, wait: Unit) -> None:
+        self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, wait)
 
     def block(self, rd: int, peak: int) -> None:
         self._scalar(ScalarFn.BLOCK, rd, peak, NO_SCALAR, 1.0, Unit.VECTOR)

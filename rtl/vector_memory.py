@@ -91,12 +91,17 @@ class VectorMemory(wiring.Component):
     def _block(self, m: Module, enable: Value, write_address: Value, values: View, read_address: Value,
                data: View) -> None:
         """One memory of block RAM."""
+        # What is read in the cycle of its write is nobody's business. Synthesis may rely on that only if the register
+        # of the block RAM is outside the read port.
         m.submodules.beats = beats = Memory(
-            shape=elements(self._lanes), depth=self._depth, init=[], attrs={"ram_style": "block"})
-        write, read = beats.write_port(granularity=self._rows), beats.read_port()
+            shape=elements(self._lanes), depth=self._depth, init=[],
+            attrs={"ram_style": "block", "no_rw_check": 1})
+        write, read = beats.write_port(granularity=self._rows), beats.read_port(domain="comb")
+        register = Signal.like(data, reset_less=True)
         m.d.sync += [write.en.eq(enable), write.addr.eq(write_address)]
-        m.d.comb += [write.data.eq(values), read.addr.eq(read_address), data.eq(read.data),
-                     read.en.eq(self.read[0].enable | self.read[1].enable)]
+        m.d.comb += [write.data.eq(values), read.addr.eq(read_address), data.eq(register)]
+        with m.If(self.read[0].enable | self.read[1].enable):
+            m.d.sync += register.eq(read.data)
 
     def _distributed(self, m: Module, enable: Value, write_address: Value, values: View, read_address: Value,
                      data: View) -> None:

@@ -43,20 +43,6 @@ def is_vector(op: Op, fn: VectorFn) -> bool:
     return op.opcode == Opcode.VECTOR and op.fn == fn
 
 
-def squares_beside_the_matrix(program: list[Op]) -> list[Op]:
-    """Take the peak for a norm's quantisation from the ADD or EMBED before, and sum the squares during the MATVEC."""
-    out, late = [], []
-    for op in program:
-        if is_vector(op, VectorFn.SQUARE) or (op.opcode == Opcode.SCALAR and op.fn == ScalarFn.RSQRT):
-            late.append(op if is_vector(op, VectorFn.SQUARE) else replace(op, wait=op.wait | Unit.VECTOR))
-            continue
-        out.append(op)
-        if op.opcode == Opcode.MATVEC:
-            out += late
-            late = []
-    return out
-
-
 def adds_beside_the_matrix(program: list[Op]) -> list[Op]:
     """Let the MATVEC of a further part of a projection start while the part before is added."""
     return [replace(op, wait=op.wait & ~Unit.VECTOR)
@@ -91,7 +77,6 @@ def two_positions(config: Config, op: Op, position: int, *, greedy: bool = True)
 
 
 CHANGES = (
-    Change("sum of squares while the engine works", "the compiler alone", program=squares_beside_the_matrix),
     Change("attention: two positions per clock", "twice the multipliers and ports of the KV cache",
            duration=two_positions),
     Change("parts of a projection: add while the engine works", "a second destination in vector memory",
