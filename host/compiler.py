@@ -7,7 +7,7 @@ import numpy as np
 from host.checkpoint import Checkpoint, Shape
 from host.errors import TritloomError
 from host.image import PROGRAM_PIECES, Image
-from host.packing import codes_to_words, to_base3, to_codes
+from host.packing import codes_to_words, relative_signs, to_base3, to_codes
 from host.program import LOG2_E, Layout, ProgramBuilder, Scalars
 from host.tiler import Tiler
 from rtl.config import QKV_FRACTION, Config
@@ -43,8 +43,7 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
         if len(tiles) > config.weight_depth:
             raise TritloomError(f"{checkpoint.name} needs {len(tiles)} weight tiles, {config.name} holds "
                                 f"{config.weight_depth}; use the stream configuration or a smaller model")
-        packed = codes_to_words(to_codes(tiles)).reshape(len(tiles), -1)
-        sections["weights"] = packed
+        sections["weights"] = codes_to_words(relative_signs(to_codes(tiles))).reshape(len(tiles), -1)
     else:
         stream = to_base3(tiles)
         sections["stream"] = np.pad(stream, (0, -len(stream) % 4), constant_values=121)

@@ -1,6 +1,6 @@
 """The image: everything one accelerator needs to run one model, in one file.
 
-Layout of version 1, little-endian: 8 bytes ``TRITLOOM``, u32 version, u32 manifest length, manifest (JSON, UTF-8),
+Layout of version 2, little-endian: 8 bytes ``TRITLOOM``, u32 version, u32 manifest length, manifest (JSON, UTF-8),
 then the sections at the offsets the manifest gives, each with its SHA-256.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 
 from host.errors import TritloomError
 from host.listing import program_listing
-from host.packing import from_base3, from_codes, words_to_codes
+from host.packing import absolute_signs, from_base3, from_codes, words_to_codes
 from host.predict import predict
 from rtl.config import Config
 from rtl.csr_map import Space
 from rtl.isa import PROGRAM_BITS, Op, Opcode
 
 MAGIC = b"TRITLOOM"
-VERSION = 1
+VERSION = 2
 MAX_IMAGE_BYTES = 1 << 28
 PROGRAM_PIECES = math.ceil(PROGRAM_BITS / 32)
 
@@ -153,7 +153,7 @@ class Image:
         c = self.config
         if "weights" in self.sections:
             words = self.sections["weights"].reshape(-1, c.rows, c.row_words)
-            return from_codes(words_to_codes(words, c.codes), c.columns)
+            return from_codes(absolute_signs(words_to_codes(words, c.codes)), c.columns)
         trits = from_base3(self.sections["stream"])
         count = len(trits) // (c.rows * c.columns)
         return trits[: count * c.rows * c.columns].reshape(count, c.rows, c.columns)

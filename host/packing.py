@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rtl.config import CODE_BITS, CODE_TRITS, WORD_CODES
+from rtl.config import CODE_BITS, CODE_TRITS, SIGN, WORD_BITS, sign_reference
 
 BASE3_TRITS = 5
 
@@ -34,18 +34,40 @@ def from_codes(codes: np.ndarray, columns: int) -> np.ndarray:
     return digits.astype(np.int8).reshape(*codes.shape[:-1], -1)[..., :columns]
 
 
+def relative_signs(codes: np.ndarray) -> np.ndarray:
+    """Codes [..., codes] of a row with the sign of each relative to that of its `sign_reference`."""
+    out = codes.copy()
+    for code in range(codes.shape[-1]):
+        if (reference := sign_reference(code)) != code:
+            out[..., code] ^= codes[..., reference] & 1 << SIGN
+    return out
+
+
+def absolute_signs(codes: np.ndarray) -> np.ndarray:
+    """The inverse of `relative_signs`."""
+    out = codes.copy()
+    for code in range(codes.shape[-1]):
+        if (reference := sign_reference(code)) != code:
+            out[..., code] ^= out[..., reference] & 1 << SIGN
+    return out
+
+
 def codes_to_words(codes: np.ndarray) -> np.ndarray:
-    """36-bit words uint64 [..., words] of codes [..., n]; seven codes per word, first code in the low bits."""
-    padding = [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % WORD_CODES)]
-    groups = np.pad(codes, padding).reshape(*codes.shape[:-1], -1, WORD_CODES).astype(np.uint64)
-    return np.bitwise_or.reduce(groups << (np.arange(WORD_CODES, dtype=np.uint64) * np.uint64(CODE_BITS)), axis=-1)
+    """36-bit words uint64 [..., words] of codes [..., n], which follow each other without gaps, first code lowest."""
+    bits = np.unpackbits(codes[..., None], axis=-1, count=CODE_BITS, bitorder="little")
+    row = bits.reshape(*codes.shape[:-1], -1)
+    padded = np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, -row.shape[-1] % WORD_BITS)])
+    words = padded.reshape(*codes.shape[:-1], -1, WORD_BITS)
+    wide = np.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, 64 - WORD_BITS)])
+    return np.packbits(wide, axis=-1, bitorder="little").view("<u8")[..., 0]
 
 
 def words_to_codes(words: np.ndarray, count: int) -> np.ndarray:
     """Codes uint8 [..., count] of 36-bit words; the inverse of `codes_to_words`."""
-    shifts = np.arange(WORD_CODES, dtype=np.uint64) * np.uint64(CODE_BITS)
-    codes = (words[..., None] >> shifts & np.uint64((1 << CODE_BITS) - 1)).astype(np.uint8)
-    return codes.reshape(*words.shape[:-1], -1)[..., :count]
+    pieces = np.ascontiguousarray(words, "<u8")[..., None].view(np.uint8)
+    bits = np.unpackbits(pieces, axis=-1, count=WORD_BITS, bitorder="little")
+    row = bits.reshape(*words.shape[:-1], -1)[..., : CODE_BITS * count]
+    return np.packbits(row.reshape(*row.shape[:-1], count, CODE_BITS), axis=-1, bitorder="little")[..., 0]
 
 
 def to_base3(trits: np.ndarray) -> np.ndarray:

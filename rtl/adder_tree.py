@@ -6,8 +6,8 @@ from amaranth import Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
-from rtl.config import ACTIVATION_BITS, CODE_TRITS, WORD_CODES
+from rtl.carry_chain import check_primitives, connect_adder, place_adders
+from rtl.config import ACTIVATION_BITS, CODE_TRITS, GROUP_CODES
 from rtl.timing import tree_levels
 
 ACTIVATION_MAX = (1 << ACTIVATION_BITS - 1) - 1
@@ -30,8 +30,8 @@ class Branch:
 class AdderTree(wiring.Component):
     """Adds signed values without ever negating one: a node is ``left +- right``, the sign of ``left`` moves up.
 
-    Levels inside a word of seven codes use the relative signs as they come (`rtl.tile_layout`), the levels above
-    them combine the words' signs.
+    Levels inside a group of seven codes use the relative signs as they come (`rtl.tile_layout`), the levels above
+    them combine the groups' signs.
 
     Latency: ``(levels + 1) // 2`` cycles, one sum per cycle; registers follow the odd levels.
 
@@ -66,37 +66,37 @@ class AdderTree(wiring.Component):
         m = Module()
         signs: dict[int, Value] = {code: self.signs[code] for code in range(self._codes)}
         leaves = [Branch(self.values[code], 1, code) for code in range(self._codes)]
-        words = [leaves[word : word + WORD_CODES] for word in range(0, self._codes, WORD_CODES)]
+        groups = [leaves[group : group + GROUP_CODES] for group in range(0, self._codes, GROUP_CODES)]
         for level in range(tree_levels(self._codes)):
-            inside = any(len(word) > 1 for word in words)
+            inside = any(len(group) > 1 for group in groups)
             if not inside:
-                words = [[branch for word in words for branch in word]]
-            words = [self._level(m, f"level_{level}_{index}", word, signs, inside) for index, word in enumerate(words)]
+                groups = [[branch for group in groups for branch in group]]
+            groups = self._level(m, f"level_{level}", groups, signs, inside)
             if not inside:
-                words = [[branch] for branch in words[0]]
+                groups = [[branch] for branch in groups[0]]
             if level % 2 == 0:
-                self._register(m, level, words, signs)
-        root = words[0][0]
+                self._register(m, level, groups, signs)
+        root = groups[0][0]
         m.d.comb += [self.o.eq(root.value), self.negative.eq(signs[root.first])]
         return m
 
-    def _level(self, m: Module, name: str, branches: list[Branch], signs: dict[int, Value],
-               relative: bool) -> list[Branch]:
-        """Join neighbours; an odd one out passes."""
+    def _level(self, m: Module, name: str, groups: list[list[Branch]], signs: dict[int, Value],
+               relative: bool) -> list[list[Branch]]:
+        """Join neighbours in each group; an odd one out passes."""
+        pairs = [(left, right) for group in groups for left, right in zip(group[::2], group[1::2], strict=False)]
+        widths = [sum_bits(left.codes + right.codes) for left, right in pairs]
         joined = []
-        for index in range(0, len(branches) - 1, 2):
-            left, right = branches[index : index + 2]
-            codes = left.codes + right.codes
-            adder = GatedAdder(width=sum_bits(codes), primitives=self._primitives)
-            m.submodules[f"{name}_{index // 2}"] = adder
+        for (left, right), adder in zip(pairs, place_adders(m, name, widths, primitives=self._primitives),
+                                        strict=True):
             subtract = signs[right.first] if relative else signs[left.first] ^ signs[right.first]
             m.d.comb += connect_adder(adder, left.value, right.value, negative=subtract, carry=subtract)
-            joined.append(Branch(adder.o.as_signed(), codes, left.first))
-        return joined + branches[len(joined) * 2 :]
+            joined.append(Branch(adder.o.as_signed(), left.codes + right.codes, left.first))
+        done = iter(joined)
+        return [[next(done) for _ in range(len(group) // 2)] + group[len(group) // 2 * 2 :] for group in groups]
 
-    def _register(self, m: Module, level: int, words: list[list[Branch]], signs: dict[int, Value]) -> None:
+    def _register(self, m: Module, level: int, groups: list[list[Branch]], signs: dict[int, Value]) -> None:
         """Put a register behind every branch and the signs that are still needed."""
-        for branch in (branch for word in words for branch in word):
+        for branch in (branch for group in groups for branch in group):
             value = Signal.like(branch.value, name=f"value_{level}_{branch.first}", reset_less=True)
             sign = Signal(name=f"sign_{level}_{branch.first}", reset_less=True)
             m.d.sync += [value.eq(branch.value), sign.eq(signs[branch.first])]

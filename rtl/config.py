@@ -14,8 +14,9 @@ SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
 SCORE_BITS = 21            # of a score, signed: up to 1,024 units, more than any softmax can tell apart
 CODE_TRITS = 3             # trits per table code
 CODE_BITS = 5              # a sign and a 4-bit index into the 14 canonical sums
-WORD_CODES = 7             # codes in one 36-bit block-RAM word
-WORD_BITS = 36
+SIGN = CODE_BITS - 1       # position of the sign
+GROUP_CODES = 7            # codes that the adder tree joins before others, with relative signs
+WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 
@@ -33,6 +34,15 @@ def sum_shift(columns: int, planes: int) -> int:
     return shift
 
 
+def sign_reference(code: int) -> int:
+    """The code to whose sign that of ``code`` is relative; itself if the sign is absolute.
+
+    The adder tree needs the exclusive or of the first signs of two branches wherever branches meet, and the first
+    sign of the whole. Inside each group of seven codes these come with the tile, so the tree has no gates there.
+    """
+    return code - code % GROUP_CODES + (code % GROUP_CODES & code % GROUP_CODES - 1)
+
+
 @dataclass(frozen=True)
 class Config:
     """Geometry of one accelerator.
@@ -40,7 +50,8 @@ class Config:
     Parameters
     ----------
     name : name on the command line of the build.
-    lanes : elements per beat; width of vector unit and of each attention group.
+    lanes : elements per beat; width of vector memory and of each attention group.
+    slices : cycles in which the vector unit works through a beat, 1 or 2; each slice holds whole heads.
     block_beats : beats per column block, so a tile has ``lanes * block_beats`` columns.
     rows : rows of a tile; must divide ``lanes``.
     table_blocks : column blocks whose lookup tables are held at once (1: distributed RAM).
@@ -63,6 +74,7 @@ class Config:
 
     name: str
     lanes: int
+    slices: int
     block_beats: int
     rows: int
     table_blocks: int
@@ -87,6 +99,8 @@ class Config:
             raise ValueError(f"lanes {self.lanes} must be a multiple of rows {self.rows}")
         if self.lanes % self.head_dim:
             raise ValueError(f"lanes {self.lanes} must be a multiple of head_dim {self.head_dim}")
+        if self.slices not in (1, 2) or self.segments % self.slices:
+            raise ValueError(f"slices must be 1 or 2 and divide {self.segments} heads, got {self.slices}")
         if self.lanes % self.sampler_lanes:
             raise ValueError(f"lanes {self.lanes} must be a multiple of sampler_lanes {self.sampler_lanes}")
         if self.context & (self.context - 1):
@@ -106,8 +120,8 @@ class Config:
 
     @property
     def row_words(self) -> int:
-        """36-bit words per tile row in block RAM."""
-        return ceil(self.codes / WORD_CODES)
+        """36-bit words per tile row in block RAM; codes lie in them without gaps."""
+        return ceil(self.codes * CODE_BITS / WORD_BITS)
 
     @property
     def macs(self) -> int:
@@ -152,17 +166,17 @@ class Config:
 
 
 RESIDENT = Config(
-    name="resident", lanes=40, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    name="resident", lanes=40, slices=2, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
     weight_depth=1024, vector_depth=32, activation_depth=16, head_dim=20, query_groups=2, context=256, kv_slots=4,
     vocab=512, embed_beats=4, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
 
 STREAM = Config(
-    name="stream", lanes=40, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_planes=3,
-    weight_depth=0, vector_depth=128, activation_depth=64, head_dim=20, query_groups=2, context=256, kv_slots=6,
-    vocab=512, embed_beats=10, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
+    name="stream", lanes=20, slices=1, block_beats=1, rows=1, table_blocks=128, weight_source="sdram", weight_planes=3,
+    weight_depth=0, vector_depth=256, activation_depth=128, head_dim=20, query_groups=2, context=256, kv_slots=12,
+    vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
 
 TINY = Config(
-    name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    name="tiny", lanes=8, slices=1, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
     weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2,
     vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 

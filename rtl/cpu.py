@@ -8,7 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from pythondata_cpu_vexriscv import data_location
 
-from rtl.csr_map import ENGINE_BASE, PERIPHERAL_BASE, RAM_BASE
+from rtl.csr_map import ENGINE_BASE, PERIPHERAL_BASE, RAM_BASE, RAM_BYTES
 from rtl.peripherals import WORDS, Peripherals, WordBus
 from rtl.register_bus import RegisterBus, RegisterBusCrossing
 
@@ -163,7 +163,7 @@ class CpuSubsystem(wiring.Component):
     verilog_files = (Core.verilog,)
     lint_waiver = Path(__file__).with_name("vexriscv.vlt")
 
-    def __init__(self, *, firmware: bytes, clock_hz: int, baud_hz: int, ram_bytes: int = 12288,
+    def __init__(self, *, firmware: bytes, clock_hz: int, baud_hz: int, ram_bytes: int = RAM_BYTES,
                  watchdog_us_log2: int = WATCHDOG_US_LOG2) -> None:
         self._ram = Ram(size_bytes=ram_bytes, contents=firmware)
         self._peripherals = Peripherals(clock_hz=clock_hz, baud_hz=baud_hz, watchdog_us_log2=watchdog_us_log2)

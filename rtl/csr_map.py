@@ -77,6 +77,7 @@ PERIPHERAL_ADDRESS = {csr.name: address for address, csr in enumerate(PERIPHERAL
 PERIPHERAL_ADDRESS_BITS = 4
 
 RAM_BASE = 0x0000_0000
+RAM_BYTES = 10240          # five block RAMs
 PERIPHERAL_BASE = 0x4000_0000
 ENGINE_BASE = 0x8000_0000
 

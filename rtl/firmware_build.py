@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from rtl.csr_map import c_header
+from rtl.csr_map import RAM_BYTES, c_header
 
 SOURCE = Path(__file__).resolve().parent.parent / "firmware"
 FLAGS = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32", "-Os", "-std=c11", "-Wall", "-Wextra", "-Wconversion",
@@ -19,7 +19,7 @@ class FirmwareError(Exception):
     """The firmware could not be built; the message is one line that says what to do."""
 
 
-def build_firmware(build_dir: Path, *, ram_bytes: int = 12288) -> bytes:
+def build_firmware(build_dir: Path, *, ram_bytes: int = RAM_BYTES) -> bytes:
     """Compile ``firmware/`` and return the contents of the CPU's RAM from address 0.
 
     Baud rate and clock are matters of the gateware: UART divisor and microsecond timer are hardware.

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from rtl.adder_tree import sum_bits
-from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
+from rtl.carry_chain import check_primitives, connect_adder, place_adders
 from rtl.config import ACTIVATION_BITS, CODE_BITS, CODE_TRITS
 from rtl.op_layout import int8s, write_port
 from rtl.register_copy import RegisterCopy
@@ -15,7 +15,6 @@ from rtl.timing import TABLE_ENTRIES, table_latency
 
 INDEX_BITS = CODE_BITS - 1
 FILL_FAN_OUT = 14               # tables that share one copy of what steers their filling
-BUFFER_DISTRIBUTED_DEPTH = 32   # activation buffers up to this depth are distributed RAM, deeper ones block RAM
 
 
 def block_shape(table_blocks: int) -> int:
@@ -140,8 +139,7 @@ class TableFill(wiring.Component):
         beats, period = self._block_beats, self._block_beats + TABLE_ENTRIES
         m.submodules.buffer = buffer = Memory(
             shape=int8s(self._lanes), depth=self._depth, init=[],
-            attrs={"ram_style": "distributed" if self._depth <= BUFFER_DISTRIBUTED_DEPTH else "block",
-                   "no_rw_check": 1})
+            attrs={"ram_style": "block", "no_rw_check": 1})
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
         m.d.comb += [write.en.eq(self.activation.enable), write.addr.eq(self.activation.address),
                      write.data.eq(self.activation.data)]
@@ -186,7 +184,9 @@ class TableFill(wiring.Component):
             self.write.address.eq(address), self.write.enable.eq(address[:INDEX_BITS].any())]
         controls = Cat(trit_is(step, 2, 1), trit_is(second_step, 1, 1, -1), trit_is(second_step, 1, -1),
                        trit_is(first_step, 0, 1, -1), trit_is(first_step, 0, -1))
-        for code in range(self._codes):
+        pairs = place_adders(m, "pair", [ACTIVATION_BITS + 1] * self._codes, primitives=self._primitives)
+        sums = place_adders(m, "entry", [sum_bits(1)] * self._codes, primitives=self._primitives)
+        for code, (pair, entry_adder) in enumerate(zip(pairs, sums, strict=True)):
             if code % FILL_FAN_OUT == 0:
                 m.submodules[f"controls_{code}"] = copy = RegisterCopy(
                     width=len(controls), primitives=self._primitives)
@@ -194,9 +194,6 @@ class TableFill(wiring.Component):
                 third_gate, second_gate, second_negative, first_gate, first_negative = copy.o
             a, b, c = (activations[code * CODE_TRITS + index] for index in range(CODE_TRITS))
             third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}", reset_less=True)
-            pair = GatedAdder(width=ACTIVATION_BITS + 1, primitives=self._primitives)
-            entry_adder = GatedAdder(width=sum_bits(1), primitives=self._primitives)
-            m.submodules[f"pair_{code}"], m.submodules[f"entry_{code}"] = pair, entry_adder
             pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}", reset_less=True)
             entry = Signal(signed(sum_bits(1)), name=f"entry_{code}", reset_less=True)
             m.d.comb += connect_adder(pair, third, b, gate=second_gate, negative=second_negative,

@@ -4,7 +4,7 @@ from amaranth import C, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
+from rtl.carry_chain import check_primitives, connect_adder, place_adders
 from rtl.config import ELEMENT_BITS
 from rtl.op_layout import elements
 from rtl.timing import peak_steps
@@ -55,7 +55,8 @@ class Peak(wiring.Component):
         step = Signal(steps + 1)
         m.d.sync += step.eq(self.finish | step << 1)
         m.d.comb += [self.done.eq(step[steps]), self.value.eq(peaks[0].magnitude + peaks[0].negative)]
-        for row, peak in enumerate(peaks):
+        differences = place_adders(m, "difference", [MAGNITUDE_BITS + 1] * self._rows, primitives=self._primitives)
+        for row, (peak, difference) in enumerate(zip(peaks, differences, strict=True)):
             candidate = Signal(SIGNED_MAGNITUDE, name=f"candidate_{row}")
             present = self.valid
             negative = self.elements[row][-1]
@@ -70,17 +71,15 @@ class Peak(wiring.Component):
                     present |= step[index]
                 remaining = half
             better = Signal(name=f"better_{row}")
-            self._compare(m, row, candidate, peak, better)
+            self._compare(m, difference, candidate, peak, better)
             with m.If(self.clear):
                 m.d.sync += peak.eq(0)
             with m.Elif(present & better):
                 m.d.sync += peak.eq(candidate)
         return m
 
-    def _compare(self, m: Module, row: int, candidate: data.View, peak: data.View, better: Signal) -> None:
+    def _compare(self, m: Module, difference: object, candidate: data.View, peak: data.View, better: Signal) -> None:
         """``better`` if the candidate is larger; if they are equal, it may be either."""
-        difference = GatedAdder(width=MAGNITUDE_BITS + 1, primitives=self._primitives)
-        m.submodules[f"difference_{row}"] = difference
         # candidate - peak counts the two signs, but for one case: both ones are in it if only the candidate is
         # negative, where the result is one too small, which matters only between equal values.
         m.d.comb += [*connect_adder(difference, candidate.magnitude, peak.magnitude, negative=C(1),

@@ -6,10 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from rtl.adder_tree import AdderTree, sum_bits
 from rtl.carry_chain import check_primitives
-from rtl.config import CODE_BITS
+from rtl.config import CODE_BITS, SIGN
 from rtl.lookup_table import INDEX_BITS, LookupTable, block_shape, table_write_port
 from rtl.register_copy import RegisterCopy
-from rtl.tile_layout import SIGN
 from rtl.timing import table_latency
 
 WRITE_FAN_OUT = 27         # tables that share one copy of the write address

@@ -1,6 +1,8 @@
 """Cycles each operation keeps its unit busy. Pure Python: the compiler predicts with it, tests assert it."""
 
-from rtl.config import WORD_CODES, Config
+from fractions import Fraction
+
+from rtl.config import GROUP_CODES, Config
 from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
@@ -8,6 +10,8 @@ WAIT_CYCLES = 1            # more until an operation is issued after a unit it w
 TOKEN_CYCLES = 3           # from the issue of END to that of the next token's first operation
 
 
+SDRAM_CLOCKS = Fraction(5, 3)   # SDRAM clocks in one engine clock of the stream configuration
+WORD_SDRAM_CLOCKS = 2      # in which its 16-bit bus carries a word
 BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
 TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
 TABLE_DISTRIBUTED_DEPTH = 16
@@ -15,8 +19,8 @@ TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the 
 
 
 def tree_levels(codes: int) -> int:
-    """Levels of an adder tree that joins the codes of a word first, then the words."""
-    return (min(codes, WORD_CODES) - 1).bit_length() + (-(-codes // WORD_CODES) - 1).bit_length()
+    """Levels of an adder tree that joins the codes of a group first, then the groups."""
+    return (min(codes, GROUP_CODES) - 1).bit_length() + (-(-codes // GROUP_CODES) - 1).bit_length()
 
 
 def table_latency(table_blocks: int) -> int:
@@ -39,14 +43,28 @@ def accumulator_cycles(config: Config) -> int:
     return 3 if config.shift_max else 1
 
 
-def engine_cycles(config: Config, op: Op) -> int:
-    """Tile engine: while its weight source never starves it and the scalar unit takes the peak at once."""
-    fill = op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0
+def fill_cycles(config: Config, op: Op) -> int:
+    """Tile engine: until it takes the first tile."""
+    return TABLE_READY_CYCLES + (op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0)
+
+
+def tile_cycles(config: Config, op: Op) -> int:
+    """Tile engine: in which it takes the tiles of an operation if they are there."""
     tiles = op.groups * op.planes * op.blocks
     if config.weight_source == "sdram" and tiles > 1:
-        tiles = 2 + (tiles - 2) * (config.rows * config.columns // BASE3_WORD_TRITS)
+        return 2 + (tiles - 2) * tile_words(config)
+    return tiles
+
+
+def tile_words(config: Config) -> int:
+    """Words of the SDRAM stream in one tile."""
+    return config.rows * config.columns // BASE3_WORD_TRITS
+
+
+def engine_cycles(config: Config, op: Op) -> int:
+    """Tile engine: while its weight source never starves it and the scalar unit takes the peak at once."""
     drain = row_latency(config) + accumulator_cycles(config) + 1 + peak_steps(config.rows)
-    return fill + TABLE_READY_CYCLES + tiles + drain
+    return fill_cycles(config, op) + tile_cycles(config, op) + drain
 
 
 REDUCTION_FAN_IN = 4       # values that one stage of a reduction over lanes combines
@@ -66,26 +84,27 @@ VECTOR_PIPELINE_CYCLES = 6  # read, operands, multiply, shift, add, saturate
 
 def vector_cycles(config: Config, op: Op) -> int:
     """Vector unit, VECTOR: while no other unit delivers a scalar in the cycles in which it does."""
-    beats, start = op.beats, 1
+    parts, start = op.beats * config.slices, 1
     match VectorFn(op.fn):
         case VectorFn.SCALE if op.segmented:
-            start, finish = 3, config.segments * beats - 1
+            start, finish = 3, config.segments * op.beats + config.slices - 2
         case VectorFn.SCALE:
-            start, finish = 3, beats - 1
+            start, finish = 3, parts - 1
         case VectorFn.ADD:
-            start, finish = 3, 2 * beats - 2
+            start, finish = 3, 2 * parts - 2
         case VectorFn.SQUARE:
-            finish = beats - 2
+            finish = parts - 2
         case VectorFn.ROTATE:
-            finish = 2 * beats - 1
+            finish = 2 * parts - 1
         case VectorFn.GATE:
-            finish = 2 * beats + 1
-    return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+            finish = 2 * parts + 1
+    return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes // config.slices)
 
 
 def embed_cycles(config: Config, op: Op) -> int:
     """Vector unit, EMBED: as `vector_cycles`."""
-    return 3 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+    parts = op.beats * config.slices
+    return 3 + parts + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes // config.slices)
 
 
 def scalar_cycles(config: Config, op: Op) -> int:

@@ -5,8 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from rtl.config import CODE_BITS, CODE_TRITS, Config
-from rtl.tile_layout import SIGN, relative_signs, tile_layout
+from rtl.config import CODE_BITS, CODE_TRITS, SIGN, Config
+from rtl.tile_layout import relative_signs, tile_layout
 from rtl.timing import BASE3_WORD_TRITS
 
 DIGIT_BITS = 2             # a base-3 digit is trit + 1

@@ -8,10 +8,10 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.carry_chain import check_primitives
-from rtl.config import CODE_BITS, WORD_BITS, WORD_CODES, Config
+from rtl.config import CODE_BITS, WORD_BITS, Config
 from rtl.op_layout import FETCH, load_port
 from rtl.register_copy import RegisterCopy
-from rtl.tile_layout import SIGN, relative_signs, relative_words, tile_layout
+from rtl.tile_layout import tile_layout
 
 LOAD_BITS = 32
 
@@ -19,15 +19,14 @@ LOAD_BITS = 32
 class WeightMemory(wiring.Component):
     """Delivers consecutive tiles from an address on.
 
-    The words hold plain codes for whoever loads them; signs become relative (`rtl.tile_layout`) on the way in. No
-    tile may be loaded while tiles are being read.
+    The codes of a row lie in its words without gaps. No tile may be loaded while tiles are being read.
 
     Latency: three cycles from ``fetch`` to the first tile, then one tile per cycle.
 
     Parameters
     ----------
     config : geometry.
-    init : initial words of plain codes, uint64 [at most ``weight_depth`` tiles, rows * row_words].
+    init : initial words, uint64 [at most ``weight_depth`` tiles, rows * row_words].
     primitives : see `RegisterCopy`.
 
     Members
@@ -49,7 +48,7 @@ class WeightMemory(wiring.Component):
             raise ValueError(f"init must be [at most {c.weight_depth}, {c.rows * c.row_words}], got {init.shape}")
         check_primitives(primitives)
         self._config, self._primitives = c, primitives
-        self._init = relative_words(init.astype(np.uint64))
+        self._init = init
         super().__init__({"fetch": In(stream.Signature(FETCH)),
                           "tiles": Out(stream.Signature(tile_layout(c.rows, c.codes))), "load": In(load_port())})
 
@@ -87,11 +86,7 @@ class WeightMemory(wiring.Component):
         load, low = Signal(layout), Signal(LOAD_BITS, reset_less=True)
         with m.If(self.load.enable & ~self.load.address[0]):
             m.d.sync += low.eq(self.load.data)
-        plain = Cat(low, self.load.data)[:WORD_BITS]
-        codes = data.View(data.ArrayLayout(CODE_BITS, WORD_CODES), plain[: CODE_BITS * WORD_CODES])
-        signs = relative_signs([codes[code][SIGN] for code in range(WORD_CODES)])
-        relative = Cat((codes[code][:SIGN], signs[code]) for code in range(WORD_CODES))
-        m.d.comb += [load.enable.eq(self.load.enable & self.load.address[0]), load.data.eq(relative),
+        m.d.comb += [load.enable.eq(self.load.enable & self.load.address[0]), load.data.eq(Cat(low, self.load.data)),
                      Cat(load.word, load.row, load.tile).eq(self.load.address[1:])]
         return load
 
@@ -107,7 +102,8 @@ class WeightMemory(wiring.Component):
         for word in range(c.row_words):
             # Loading and reading exclude each other. Synthesis may rely on that only if the register of the block RAM
             # is outside the read port.
-            memory = Memory(shape=WORD_BITS, depth=c.weight_depth,
+            bits = min(WORD_BITS, CODE_BITS * c.codes - word * WORD_BITS)
+            memory = Memory(shape=bits, depth=c.weight_depth,
                             init=[int(value) for value in self._init[:, row * c.row_words + word]],
                             attrs={"ram_style": "block", "no_rw_check": 1})
             m.submodules[f"memory_{row}_{word}"] = memory
@@ -115,7 +111,7 @@ class WeightMemory(wiring.Component):
             m.d.comb += [
                 write.en.eq(load.enable & (load.row == row) & (load.word == word)), write.addr.eq(load.tile),
                 write.data.eq(load.data), read.addr.eq(address.o)]
-            word_data = Signal(CODE_BITS * WORD_CODES, name=f"data_{row}_{word}", reset_less=True)
+            word_data = Signal(bits, name=f"data_{row}_{word}", reset_less=True)
             with m.If(advance):
                 m.d.sync += word_data.eq(read.data)
             words.append(word_data)

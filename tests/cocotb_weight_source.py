@@ -6,8 +6,7 @@ import cocotb
 import numpy as np
 
 from host.packing import to_base3, to_codes
-from rtl.config import CODE_BITS, Config
-from rtl.tile_layout import SIGN, sign_reference
+from rtl.config import CODE_BITS, SIGN, Config, sign_reference
 from tests.bench import STALL_PATTERNS, StreamDriver, StreamMonitor, check_equal, parameters, start
 from tests.engine_components import initial_trits
 

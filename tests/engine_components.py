@@ -7,7 +7,7 @@ from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 
-from host.packing import codes_to_words, to_codes
+from host.packing import codes_to_words, relative_signs, to_codes
 from rtl.config import RESIDENT, STREAM, TINY, Config
 from rtl.op_layout import load_port
 from rtl.tile_engine import TileEngine
@@ -24,7 +24,7 @@ RESIDENT_ROWS = replace(RESIDENT, name="resident_rows", rows=2, weight_depth=128
 
 def packed(trits: np.ndarray) -> np.ndarray:
     """Words [tiles, rows * row_words] of trits [tiles, rows, columns]."""
-    return codes_to_words(to_codes(trits)).reshape(trits.shape[0], -1)
+    return codes_to_words(relative_signs(to_codes(trits))).reshape(trits.shape[0], -1)
 
 
 def initial_trits(config: Config) -> np.ndarray:

@@ -5,7 +5,16 @@ import itertools
 import numpy as np
 import pytest
 
-from host.packing import codes_to_words, from_base3, from_codes, to_base3, to_codes, words_to_codes
+from host.packing import (
+    absolute_signs,
+    codes_to_words,
+    from_base3,
+    from_codes,
+    relative_signs,
+    to_base3,
+    to_codes,
+    words_to_codes,
+)
 
 
 def test_codes_are_sign_and_canonical_index() -> None:
@@ -24,9 +33,18 @@ def test_codes_and_words_are_inverse(seed: int) -> None:
     trits = rng.integers(-1, 2, (3, columns), np.int8)
     codes = to_codes(trits)
     words = codes_to_words(codes)
-    assert int(words.max()) < 1 << 35
+    assert words.shape == (3, -(-codes.shape[1] * 5 // 36))
+    assert int(words.max()) < 1 << 36
     assert np.array_equal(words_to_codes(words, codes.shape[1]), codes)
+    assert np.array_equal(absolute_signs(relative_signs(codes)), codes)
     assert np.array_equal(from_codes(codes, columns), trits)
+
+
+def test_codes_fill_words_without_gaps() -> None:
+    """A gap at the end of a word, or the wrong end first: bit ``5 i`` of a row starts code ``i``."""
+    codes = np.arange(16, dtype=np.uint8)
+    row = sum(int(word) << 36 * index for index, word in enumerate(codes_to_words(codes)))
+    assert [row >> 5 * code & 31 for code in range(17)] == [*codes.tolist(), 0]
 
 
 def test_base3_puts_the_low_power_first() -> None:
