@@ -17,18 +17,18 @@ class Clocks:
     -------
     sync_hz : engine clock.
     cpu_hz : clock of the processor and the serial port.
-    has_sdram : whether the SDRAM clock, twice the engine clock, is made.
+    sdram_hz : clock of the SDRAM; zero where there is none.
     chip_phase_degrees : lag of the clock at the SDRAM chip's pin behind the controller's.
     """
 
     sync_hz: float
     cpu_hz: float
-    has_sdram: bool = False
+    sdram_hz: float = 0.0
     chip_phase_degrees: float = 0.0
 
     @property
-    def sdram_hz(self) -> float:
-        return 2 * self.sync_hz if self.has_sdram else 0.0
+    def has_sdram(self) -> bool:
+        return self.sdram_hz > 0
 
     @property
     def required_hz(self) -> dict[str, float]:
@@ -38,11 +38,15 @@ class Clocks:
 
     @property
     def outputs(self) -> dict[str, PllOutput]:
-        """What the PLL makes; the fastest clock first, because the first output sets the grid of frequencies."""
-        outputs = {"sync": PllOutput(self.sync_hz), "cpu": PllOutput(self.cpu_hz)}
+        """What the PLL makes.
+
+        The first output closes the feedback loop, so it must be a multiple of what the phase detector can take; the
+        CPU's clock, which nothing depends on, can be chosen to be one.
+        """
+        outputs = {"cpu": PllOutput(self.cpu_hz), "sync": PllOutput(self.sync_hz)}
         if self.has_sdram:
             chip = PllOutput(self.sdram_hz, self.chip_phase_degrees)
-            outputs = {"sdram": PllOutput(self.sdram_hz), "sdram_chip": chip} | outputs
+            outputs |= {"sdram": PllOutput(self.sdram_hz), "sdram_chip": chip}
         return outputs
 
     def settings(self, input_hz: float) -> PllSettings:

@@ -14,6 +14,7 @@ from amaranth_boards.ulx3s import (
 from boards.clocks import ClockGenerator, Clocks
 from boards.sdram_pads import SDRAMPads
 from rtl.sdram_parts import IS42S16160G_7
+from rtl.timing import SDRAM_CLOCKS
 
 DEVICES: dict[str, type[LatticeECP5Platform]] = {
     "12F": ULX3S_12F_Platform, "25F": ULX3S_25F_Platform, "45F": ULX3S_45F_Platform, "85F": ULX3S_85F_Platform}
@@ -29,9 +30,10 @@ SDRAM_CHIP_PHASE_DEGREES = 180.0
 ESP32_GPIO0 = Resource("esp32_gpio0", 0, Pins("L2", dir="o"), Attrs(IO_TYPE="LVCMOS33"))
 
 CLOCKS = {
-    "resident": Clocks(sync_hz=50e6, cpu_hz=50e6),
-    "stream": Clocks(sync_hz=50e6, cpu_hz=50e6, has_sdram=True, chip_phase_degrees=SDRAM_CHIP_PHASE_DEGREES),
-    "tiny": Clocks(sync_hz=62.5e6, cpu_hz=50e6),
+    "resident": Clocks(sync_hz=80e6, cpu_hz=50e6),
+    "stream": Clocks(sync_hz=80e6, cpu_hz=50e6, sdram_hz=float(80e6 * SDRAM_CLOCKS),
+                     chip_phase_degrees=SDRAM_CHIP_PHASE_DEGREES),
+    "tiny": Clocks(sync_hz=80e6, cpu_hz=50e6),
 }
 
 

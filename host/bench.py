@@ -16,12 +16,12 @@ from host.peers import PEERS
 from host.report import SDRAM_CYCLE_BYTES, WORD_BYTES
 from host.session import read_image
 from rtl.config import CONFIGS
+from rtl.timing import SDRAM_CLOCKS
 from sim.golden import Golden
 
 STORY_TOKENS = 256
 GOLDEN_TOKENS = 32
 BOARD = "ulx3s"
-SDRAM_CLOCKS = 2           # of the SDRAM in one engine clock
 HEADINGS = ("config", "model", "metric", "value", "unit", "limit", "provenance", "source")
 EXACT = "predicted, equal to simulated cycles"
 UP_TO_REFRESH = "predicted, without the cycles that refresh takes"
@@ -192,7 +192,7 @@ def image_rows(work: Workload, reports: Sequence[Routed]) -> Iterator[Row]:
     yield Row(config, model, "multiply-accumulates, share of the engine's peak",
               100 * work.trits / (image.config.macs * work.mean), "%", 100.0, predicted, known)
     if work.weight_bytes:
-        peak = SDRAM_CLOCKS * SDRAM_CYCLE_BYTES * work.mean
+        peak = float(SDRAM_CLOCKS) * SDRAM_CYCLE_BYTES * work.mean
         yield Row(config, model, "weights, share of the SDRAM's peak", 100 * work.weight_bytes / peak, "%", 100.0,
                   predicted, known)
     for report in reports:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 
 from rtl import timing
 from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
+from rtl.timing import SDRAM_CLOCKS
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,51 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
     return 0
 
 
+@dataclass
+class Supply:
+    """Weights on their way from SDRAM: a queue that fills at the bus's rate while the engine takes from it.
+
+    Parameters
+    ----------
+    capacity : words of the queue.
+    level : words in it at a time.
+    time : that time, in engine clocks.
+    """
+
+    capacity: int
+    level: Fraction
+    time: int = 0
+
+    RATE = SDRAM_CLOCKS / timing.WORD_SDRAM_CLOCKS      # words per engine clock
+
+    def take(self, start: int, cycles: int, words: int) -> int:
+        """Clocks that the engine waits while it takes words from ``start`` on, which it could do in ``cycles``."""
+        level = min(Fraction(self.capacity), self.level + self.RATE * (start - self.time))
+        taking = max(cycles, ceil((words - level) / self.RATE))
+        self.level, self.time = max(Fraction(0), level + self.RATE * taking - words), start + taking
+        return taking - cycles
+
+
 def timeline(config: Config, program: list[Op], position: int, *, greedy: bool = True,
-             duration: Callable[..., int] = operation_cycles) -> Iterator[Span]:
+             duration: Callable[..., int] = operation_cycles) -> list[Span]:
     """The operations of one token in program order; the last one, END, ends with the token.
 
-    In the stream configuration the prefetch queue fills while the engine rests, so weights are there when it wants
-    them; cycles in which they are not, because the SDRAM refreshed, are counted as ``weight_stall`` and come on top.
+    In the stream configuration the token is one of many: its prefetch queue begins as full as it ends. Refreshes, which
+    the hardware counts, are left out; what they cost comes on top.
     Another ``duration`` than `operation_cycles` tells what a unit of other speed would bring.
     """
+    if config.weight_source == "ebr":
+        return list(_walk(config, program, position, greedy, duration, None))
+    supply = Supply(config.stream_fifo_words, Fraction(config.stream_fifo_words))
+    spans = list(_walk(config, program, position, greedy, duration, supply))
+    level = supply.level + supply.RATE * (spans[-1].end - supply.time)
+    supply = Supply(config.stream_fifo_words, min(level, Fraction(config.stream_fifo_words)))
+    return list(_walk(config, program, position, greedy, duration, supply))
+
+
+def _walk(config: Config, program: list[Op], position: int, greedy: bool, duration: Callable[..., int],
+          supply: Supply | None) -> Iterator[Span]:
+    """The operations one after the other, with weights from block RAM or from a supply."""
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
     turn = 0
@@ -87,6 +127,10 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
         free, last = max(waits, default=(0, None), key=lambda entry: entry[0])
         start, after = (free, last) if free > turn else (turn, None)
         end = start + duration(config, op, position, greedy=greedy) + 1
+        if supply and op.opcode == Opcode.MATVEC:
+            tiles = op.groups * op.planes * op.blocks
+            end += supply.take(start + 1 + timing.fill_cycles(config, op), timing.tile_cycles(config, op),
+                               tiles * timing.tile_words(config))
         if unit:
             idle[unit] = end, index
         else:
@@ -97,5 +141,5 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
 
 def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
     """Cycles of one token and of each of its operations; see `timeline`."""
-    spans = list(timeline(config, program, position, greedy=greedy))
+    spans = timeline(config, program, position, greedy=greedy)
     return Prediction(spans[-1].end, [span.start for span in spans], [span.end for span in spans])

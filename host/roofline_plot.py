@@ -7,9 +7,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from host.bench import SDRAM_CLOCKS, SDRAM_CYCLE_BYTES, Workload
+from host.bench import Workload
 from host.errors import TritloomError
+from host.report import SDRAM_CYCLE_BYTES
 from rtl.config import WORD_BITS
+from rtl.timing import SDRAM_CLOCKS
 
 COLORS = {"resident": "#0072B2", "stream": "#D55E00", "tiny": "#009E73"}
 OTHER_COLOR = "#555555"
@@ -55,7 +57,7 @@ def bytes_per_clock(work: Workload) -> tuple[float, str]:
     """What the weight source delivers at its peak, and its name."""
     config = work.image.config
     if work.image.stream_words:
-        return SDRAM_CLOCKS * SDRAM_CYCLE_BYTES, "SDRAM"
+        return float(SDRAM_CLOCKS * SDRAM_CYCLE_BYTES), "SDRAM"
     return config.rows * config.row_words * WORD_BITS / 8, "block RAM"
 
 

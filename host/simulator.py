@@ -11,6 +11,7 @@ import numpy as np
 from host.image import Image
 from host.verilated import BUILD, ROOT, Model, Progress, SimulatedProcess, silent
 from rtl.config import Config
+from rtl.timing import SDRAM_CLOCKS
 from sim.soc.top import BIT_CYCLES, CPU_DIVIDER, SimulatedSoc
 
 SOURCES = ("rtl/*.py", "rtl/*.vlt", "sim/*.py", "sim/*.v", "sim/soc/*", "firmware/*", "host/verilated.py",
@@ -52,8 +53,8 @@ class Simulator(SimulatedProcess):
                 partial.write_bytes(held.sections["stream"].tobytes())
                 partial.replace(contents)
             plusargs.append(f"+sdram_image={contents.name}")
-        super().__init__(executable, bit_cycles=BIT_CYCLES, cpu_divider=CPU_DIVIDER, plusargs=plusargs,
-                         max_cycles=max_cycles, trace=trace)
+        super().__init__(executable, bit_cycles=BIT_CYCLES, cpu_divider=CPU_DIVIDER, sdram_clocks=SDRAM_CLOCKS,
+                         plusargs=plusargs, max_cycles=max_cycles, trace=trace)
 
 
 def _executable(image: Image, trace: bool, progress: Progress) -> Path:

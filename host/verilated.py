@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,6 +169,7 @@ class SimulatedProcess:
     executable : result of ``Model.build``.
     bit_cycles : CPU cycles per bit of the serial line.
     cpu_divider : engine cycles per CPU cycle.
+    sdram_clocks : SDRAM cycles per engine cycle, of a model with ``stream``.
     plusargs : arguments for the design's Verilog; file names in them are relative to the executable's folder.
     max_cycles : engine cycles after which the process ends with an error.
     trace : waveform file to write; the model was built with ``trace``.
@@ -182,9 +184,11 @@ class SimulatedProcess:
     TritloomError: the process did not start, or ended by itself.
     """
 
-    def __init__(self, executable: Path, *, bit_cycles: int, cpu_divider: int, plusargs: Sequence[str] = (),
-                 max_cycles: int | None = None, trace: Path | None = None) -> None:
-        self._command = [str(executable), "--bit-cycles", str(bit_cycles), "--cpu-divider", str(cpu_divider), *plusargs]
+    def __init__(self, executable: Path, *, bit_cycles: int, cpu_divider: int, sdram_clocks: Fraction = Fraction(1),
+                 plusargs: Sequence[str] = (), max_cycles: int | None = None, trace: Path | None = None) -> None:
+        self._command = [str(executable), "--bit-cycles", str(bit_cycles), "--cpu-divider", str(cpu_divider),
+                         "--sdram-clocks", str(sdram_clocks.numerator),
+                         "--engine-clocks", str(sdram_clocks.denominator), *plusargs]
         if max_cycles is not None:
             self._command += ["--max-cycles", str(max_cycles)]
         if trace is not None:

@@ -101,7 +101,8 @@ class Build:
         domains = self.board.clocks[self.config.name]
         soc = self.make_soc(
             config=self.config, image=self.image, firmware=self.firmware, engine_hz=int(domains.sync_hz),
-            cpu_hz=int(domains.cpu_hz), baud_hz=self.board.baud_hz, primitives="ecp5", sdram_part=self.board.sdram,
+            cpu_hz=int(domains.cpu_hz), sdram_hz=domains.sdram_hz, baud_hz=self.board.baud_hz, primitives="ecp5",
+            sdram_part=self.board.sdram,
             sdram_io_cycles=self.board.sdram_io_cycles)
         for path in soc.verilog_files:
             platform.add_file(path.name, path.read_bytes())

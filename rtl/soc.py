@@ -24,14 +24,14 @@ SDRAM_COUNTERS = tuple(name for name in COUNTERS if name not in EVENTS)
 class Soc(wiring.Component):
     """Everything between the pins of the board and the clocks it makes.
 
-    Clock domains: ``sync`` (engine), ``cpu``, and in the stream configuration ``sdram``, twice the engine's frequency.
+    Clock domains: ``sync`` (engine), ``cpu``, and in the stream configuration ``sdram``.
 
     Parameters
     ----------
     config : the geometry.
     image : what the memories hold at power-up; in the stream configuration its weights lie in SDRAM instead.
     firmware : of the CPU, see `rtl.firmware_build.build_firmware`.
-    engine_hz, cpu_hz : frequencies of ``sync`` and ``cpu``.
+    engine_hz, cpu_hz, sdram_hz : frequencies of ``sync``, ``cpu`` and, in the stream configuration, ``sdram``.
     baud_hz : of the serial line.
     primitives : as for `Core`.
     sdram_part : the chip on the board (stream configuration).
@@ -49,9 +49,9 @@ class Soc(wiring.Component):
     verilog_files: tuple[Path, ...] = CpuSubsystem.verilog_files
 
     def __init__(self, *, config: Config, image: Image, firmware: bytes, engine_hz: int, cpu_hz: int,
-                 baud_hz: int, primitives: str = "portable", sdram_part: SDRAMPart = DEFAULT_PART,
-                 sdram_io_cycles: int = 0, image_loaded: bool = False) -> None:
-        self._config, self._part, self._engine_hz = config, sdram_part, engine_hz
+                 baud_hz: int, sdram_hz: float = 0.0, primitives: str = "portable",
+                 sdram_part: SDRAMPart = DEFAULT_PART, sdram_io_cycles: int = 0, image_loaded: bool = False) -> None:
+        self._config, self._part, self._sdram_hz = config, sdram_part, sdram_hz
         self._io_cycles = sdram_io_cycles
         self.core = Core(config=config, image=image, primitives=primitives)
         self.streaming = self.core.streaming
@@ -108,7 +108,7 @@ class Soc(wiring.Component):
         """Weights from SDRAM, and the CPU's way to it."""
         m.submodules.weights = weights = WeightStream(fifo_words=self._config.stream_fifo_words)
         m.submodules.controller = controller = DomainRenamer("sdram")(SDRAMController(
-            part=self._part, clock_hz=2 * self._engine_hz, io_cycles=self._io_cycles))
+            part=self._part, clock_hz=self._sdram_hz, io_cycles=self._io_cycles))
         connect(m, weights.o, core.words)
         connect(m, weights.memory, controller.memory)
         connect(m, controller.pins, flipped(self.sdram))

@@ -162,6 +162,12 @@ class WeightStream(wiring.Component):
         m.submodules.responses = responses = AsyncFIFO(
             width=32, depth=2, r_domain="sync", w_domain=self._sdram_domain)
         host, request = self.host.request, Signal(layout)
+        # A register between queue and controller keeps the controller's ready out of the queue's pointers.
+        full, held = Signal(), Signal(layout)
+        with m.If(~full):
+            m.d[self._sdram_domain] += [held.eq(requests.r_data), full.eq(requests.r_rdy)]
+        with m.Elif(self.memory.request.ready):
+            m.d[self._sdram_domain] += full.eq(0)
         reading = Signal()                     # a host read is under way: its response has a place waiting
         burst_ready = Signal()
         m.d.comb += [
@@ -171,8 +177,7 @@ class WeightStream(wiring.Component):
             reservation.take.eq(walker.ready), reservation.words.eq(walker.words),
             requests.w_en.eq(burst_ready | host.valid & ~reading), requests.w_data.eq(request),
             request.data.eq(host.payload.data),
-            self.memory.request.payload.eq(requests.r_data), self.memory.request.valid.eq(requests.r_rdy),
-            requests.r_en.eq(self.memory.request.ready),
+            requests.r_en.eq(~full), self.memory.request.payload.eq(held), self.memory.request.valid.eq(full),
             responses.w_data.eq(self.memory.data.word),
             responses.w_en.eq(self.memory.data.valid & ~self.memory.data.stream),
             self.host.response.payload.eq(responses.r_data), self.host.response.valid.eq(responses.r_rdy),

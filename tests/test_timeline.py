@@ -29,7 +29,7 @@ def test_ends_with_the_predicted_cycles(name: str) -> None:
     image = synthetic_image(name)
     for position in positions(image):
         for greedy in (True, False):
-            spans = list(predict_timeline(image.config, image.program, position, greedy=greedy))
+            spans = predict_timeline(image.config, image.program, position, greedy=greedy)
             assert spans[-1].end == image.predicted_cycles(position, greedy=greedy), f"position {position}"
             assert [span.op for span in spans] == image.program
 

@@ -1,7 +1,7 @@
 // Runs the Verilated SoC as a process with a serial port: a pseudo-terminal whose path is the first line of stdout.
 //
 // Each engine cycle raises `clk`, every `--cpu-divider` of them also `cpu_clk`; built with STREAM, `sdram_clk` rises
-// twice. The UART pins are driven and sampled in CPU cycles. The process ends when the terminal's peer closes it, on
+// `--sdram-clocks` times in `--engine-clocks` of them. The UART pins are driven and sampled in CPU cycles. The process ends when the terminal's peer closes it, on
 // SIGTERM, when its parent dies, after `--max-cycles`, or when the design stops the simulation ($fatal, $finish).
 
 #include <cerrno>
@@ -43,6 +43,8 @@ void on_terminate(int) { terminated = 1; }
 struct Options {
     int bit_cycles = 0;
     int cpu_divider = 1;
+    int sdram_clocks = 1;
+    int engine_clocks = 1;
     uint64_t max_cycles = UINT64_MAX;
     std::string trace;
 };
@@ -56,12 +58,15 @@ Options parse(int count, char** arguments) {
         const char* value = arguments[++index];
         if (name == "--bit-cycles") options.bit_cycles = std::atoi(value);
         else if (name == "--cpu-divider") options.cpu_divider = std::atoi(value);
+        else if (name == "--sdram-clocks") options.sdram_clocks = std::atoi(value);
+        else if (name == "--engine-clocks") options.engine_clocks = std::atoi(value);
         else if (name == "--max-cycles") options.max_cycles = std::strtoull(value, nullptr, 10);
         else if (name == "--trace") options.trace = value;
         else fail("unknown option " + name);
     }
     if (options.bit_cycles < 2) fail("--bit-cycles must be at least 2");
     if (options.cpu_divider < 1) fail("--cpu-divider must be at least 1");
+    if (options.sdram_clocks < 1 || options.engine_clocks < 1) fail("clock ratios must be at least 1");
     return options;
 }
 
@@ -216,41 +221,50 @@ private:
         const bool cpu = cycles_ % options_.cpu_divider == 0;
         ++cycles_;
         if (cpu) top_.uart_rx = uart_.drive();
-        top_.clk = 1;
-        top_.cpu_clk = cpu;
-        edge(1);
+        edges(1, cpu);
         if (cpu) uart_.sample(top_.uart_tx);
-        top_.clk = 0;
-        top_.cpu_clk = 0;
-        edge(0);
-#ifdef STREAM
-        edge(1);
-        edge(0);
-#endif
+        edges(0, 0);
     }
 
-    void edge(bool level) {
+    // The edges of the half engine cycle that ends with these levels. In units in which both clocks' half cycles are
+    // whole, an engine's lasts `sdram_clocks` and an SDRAM's `engine_clocks`.
+    void edges(bool clk, bool cpu_clk) {
 #ifdef STREAM
-        top_.sdram_clk = level;
-#else
-        static_cast<void>(level);
+        for (; sdram_edge_ < now_; sdram_edge_ += options_.engine_clocks) {
+            top_.sdram_clk = !top_.sdram_clk;
+            evaluate(sdram_edge_);
+        }
+        if (sdram_edge_ == now_) {
+            top_.sdram_clk = !top_.sdram_clk;
+            sdram_edge_ += options_.engine_clocks;
+        }
 #endif
+        top_.clk = clk;
+        top_.cpu_clk = cpu_clk;
+        evaluate(now_);
+        now_ += options_.sdram_clocks;
+    }
+
+    void evaluate(uint64_t time) {
         top_.eval();
 #ifdef TRACE
-        trace_.dump(time_++);
+        trace_.dump(time);
+#else
+        static_cast<void>(time);
 #endif
     }
 
     VerilatedContext& context_;
 #ifdef TRACE
     VerilatedVcdC trace_;
-    uint64_t time_ = 0;
 #endif
     Vtop top_;
     const Options& options_;
     Terminal terminal_;
     Uart uart_;
     uint64_t cycles_ = 0;
+    uint64_t now_ = 0;
+    uint64_t sdram_edge_ = 0;
 };
 
 }  // namespace

@@ -12,11 +12,13 @@ from rtl.cpu import CpuSubsystem
 from rtl.firmware_build import build_firmware
 from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.soc import Soc
+from rtl.timing import SDRAM_CLOCKS
 from sim.sdram_chip import CHIP_SOURCE, chip_instance
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIRMWARE_BUILD = ROOT / "build" / "firmware"
-ENGINE_HZ = 64_000_000     # what the counters are converted with; the simulation itself has no time
+ENGINE_HZ = 80_000_000     # what the counters are converted with; the simulation itself has no time
+SDRAM_HZ = float(ENGINE_HZ * SDRAM_CLOCKS)
 CPU_DIVIDER = 2            # engine cycles per CPU cycle
 BIT_CYCLES = 8             # CPU cycles per bit of the serial line
 
@@ -42,7 +44,8 @@ class SimulatedSoc(wiring.Component):
         cpu_hz = ENGINE_HZ // CPU_DIVIDER
         self._part = part
         self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
-                        cpu_hz=cpu_hz, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part, image_loaded=True)
+                        cpu_hz=cpu_hz, sdram_hz=SDRAM_HZ, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part,
+                        image_loaded=True)
         chip = [CHIP_SOURCE] if self.soc.streaming else []
         self.verilog_sources = [CpuSubsystem.lint_waiver, *self.soc.verilog_files, *chip]
         super().__init__(self.PORTS)
@@ -52,5 +55,5 @@ class SimulatedSoc(wiring.Component):
         m.submodules.soc = soc = self.soc
         m.d.comb += [soc.uart_rx.eq(self.uart_rx), self.uart_tx.eq(soc.uart_tx), self.leds.eq(soc.leds)]
         if soc.streaming:
-            m.submodules.chip = chip_instance(self._part, 2 * ENGINE_HZ, soc.sdram, ClockSignal("sdram"))
+            m.submodules.chip = chip_instance(self._part, SDRAM_HZ, soc.sdram, ClockSignal("sdram"))
         return m
