@@ -1,6 +1,6 @@
 """Combines the sums of a row's column blocks and trit planes, and rounds the result to an element."""
 
-from amaranth import Module, Signal, signed
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,7 +29,7 @@ class Accumulator(wiring.Component):
     last : the dot is the last of the element.
     dot, negative : the dot is ``-dot`` if negative.
     shift, half : right shift of elements, and ``1 << shift >> 1``; the result must fit an element.
-    o : element.
+    o : element; zero in other cycles.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class Accumulator(wiring.Component):
         total, element = (Signal(signed(self._bits), reset_less=True) for _ in range(2))
         m.d.comb += connect_adder(triple, total, total << 1, gate=self.plane)
         m.d.comb += connect_adder(accumulate, triple.o, self.dot, negative=self.negative, carry=self.negative)
-        m.d.sync += element.eq(accumulate.o)
+        m.d.sync += element.eq(Mux(self.last, accumulate.o, 0))
         with m.If(self.valid):
             m.d.sync += total.eq(accumulate.o)
             with m.If(self.last):

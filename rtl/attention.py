@@ -77,7 +77,7 @@ class Attention(wiring.Component):
     query : writes the queries of a group; not while busy.
     cache : reads of the KV cache.
     position : the last position to attend to, below ``context``; taken with the operation.
-    memory_write : one beat per query group.
+    memory_write : one beat per query group; data are zero while it is not enabled.
     result : per head the sum of its probabilities, with the exponent of its weights.
     """
 
@@ -134,7 +134,7 @@ class Attention(wiring.Component):
         ]
         key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES - 1], weighed[probability - 1])
         totals = self._heads(m, lanes, scores, key_exponent, shift, keyed[score], weighed[probability])
-        self._finish(m, op, lanes, totals, top, score_final[probability], score_final[accumulate])
+        self._finish(m, op, lanes, totals, top, score_final[probability], score_final[accumulate - 1])
         return m
 
     def _count(self, m: Module, step: Value, *, name: str) -> Signal:
@@ -200,25 +200,28 @@ class Attention(wiring.Component):
         return totals
 
     def _finish(self, m: Module, op: Value, lanes: AttentionLanes, totals: list[Value], top: Value, summed: Value,
-                accumulated: Value) -> None:
+                nearly_accumulated: Value) -> None:
         """Deliver the sums and write the beats; then the operation is over."""
         c = self._config
         m.submodules.results = results = Walk(index_bits=max(1, ceil_log2(c.heads_parallel)))
         m.submodules.writes = writes = Walk(index_bits=max(1, ceil_log2(c.query_groups)))
-        results_due, writes_due = Signal(), Signal()
+        results_due, writes_due, written = Signal(), Signal(), Signal()
         m.d.comb += [
             self.busy.eq(results_due | writes_due),
             results.start.eq(summed), results.last.eq(c.heads_parallel - 1), results.step.eq(self.result.ready),
             self.result.valid.eq(results.valid), self.result.payload.register.eq(op.rd + results.index),
             self.result.payload.value.eq(Array(totals)[results.index]), self.result.payload.exponent.eq(-top),
-            writes.start.eq(accumulated), writes.last.eq(c.query_groups - 1), writes.step.eq(1),
-            lanes.group.eq(writes.index), self.memory_write.enable.eq(writes.valid),
-            self.memory_write.address.eq(op.dst + writes.index), self.memory_write.data.eq(lanes.beat),
+            writes.start.eq(nearly_accumulated), writes.last.eq(c.query_groups - 1), writes.step.eq(1),
+            lanes.show.eq(Mux(writes.valid, 1 << writes.index, 0)), self.memory_write.data.eq(lanes.beat),
+        ]
+        m.d.sync += [
+            self.memory_write.enable.eq(writes.valid), self.memory_write.address.eq(op.dst + writes.index),
+            written.eq(writes.final),
         ]
         with m.If(self._start):
             m.d.sync += [results_due.eq(1), writes_due.eq(1)]
         with m.Else():
             with m.If(results.final & results.step):
                 m.d.sync += results_due.eq(0)
-            with m.If(writes.final):
+            with m.If(written):
                 m.d.sync += writes_due.eq(0)

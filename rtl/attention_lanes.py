@@ -1,9 +1,11 @@
 """The multipliers of the attention unit, with their operands and accumulators."""
 
-from amaranth import Array, Cat, Module, Mux, Signal, signed, unsigned
+from functools import reduce
+from operator import or_
+
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from rtl.attention_head import PRODUCT_BITS
 from rtl.config import ACTIVATION_BITS, ELEMENT_BITS, Config
@@ -35,8 +37,8 @@ class AttentionLanes(wiring.Component):
     products : per head.
     clear : empty the accumulators, a cycle later.
     accumulate : add the products of the cycle after to them.
-    group : selects the accumulators that ``beat`` shows.
-    beat : accumulated values, rounded half up to ``context_log2 + 2`` bits less.
+    show : per group, whether its accumulators are in ``beat`` a cycle later.
+    beat : accumulated values, rounded half up to ``context_log2 + 2`` bits less; zero unless shown.
     """
 
     def __init__(self, *, config: Config, primitives: str) -> None:
@@ -50,7 +52,7 @@ class AttentionLanes(wiring.Component):
             "products": Out(data.ArrayLayout(data.ArrayLayout(signed(PRODUCT_BITS), c.head_dim), c.heads_parallel)),
             "clear": In(1),
             "accumulate": In(1),
-            "group": In(max(1, ceil_log2(c.query_groups))),
+            "show": In(c.query_groups),
             "beat": Out(elements(c.lanes))})
 
     def elaborate(self, platform: object) -> Module:
@@ -64,7 +66,7 @@ class AttentionLanes(wiring.Component):
 
         steers = []
         for lane in range(0, c.lanes, COPY_LANES):
-            steer = Cat(self.weigh, self.clear, self.accumulate)
+            steer = Cat(self.weigh, self.clear, self.accumulate, self.show)
             m.submodules[f"steer{lane}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
             m.d.comb += copy.i.eq(steer)
             steers.append(copy.o)
@@ -75,7 +77,7 @@ class AttentionLanes(wiring.Component):
                 m.d.sync += query.eq(self.query.data)
             totals = []
             for lane in range(c.lanes):
-                weigh, clear, accumulate = steers[lane // COPY_LANES]
+                weigh, clear, accumulate = steers[lane // COPY_LANES][:3]
                 head, element = group * c.segments + lane // c.head_dim, lane % c.head_dim
                 m.submodules[f"multiplier{group}_{lane}"] = multiplier = Multiplier(
                     a_bits=ACTIVATION_BITS, b_bits=PROBABILITY_BITS + 1, primitives=self._primitives)
@@ -94,5 +96,7 @@ class AttentionLanes(wiring.Component):
                 totals.append(total >> dropped_bits)
             rounded.append(totals)
         for lane in range(c.lanes):
-            m.d.comb += self.beat[lane].eq(Array(totals[lane] for totals in rounded)[self.group])
+            show = steers[lane // COPY_LANES][3:]
+            shown = (Mux(show[group], totals[lane], 0) for group, totals in enumerate(rounded))
+            m.d.comb += self.beat[lane].eq(reduce(or_, shown))
         return m

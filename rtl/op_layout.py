@@ -36,6 +36,12 @@ def write_port(layout: data.Layout, address_bits: int) -> Signature:
     return Signature({"enable": Out(1), "address": Out(address_bits), "data": Out(layout)})
 
 
+def row_write_port(lanes: int, rows: int, address_bits: int) -> Signature:
+    """Write port of the engine as seen by the engine: ``part`` says, one bit each, which ``rows`` lanes of a beat."""
+    return Signature({"enable": Out(1), "address": Out(address_bits), "part": Out(lanes // rows),
+                      "data": Out(elements(rows))})
+
+
 def read_port(layout: data.Layout, address_bits: int) -> Signature:
     """Read port as seen by the reader; data follow the address by one cycle."""
     return Signature({"enable": Out(1), "address": Out(address_bits), "data": In(layout)})

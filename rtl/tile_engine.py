@@ -11,7 +11,7 @@ from rtl.carry_chain import check_primitives
 from rtl.config import Config
 from rtl.isa import Opcode
 from rtl.lookup_table import TableFill, block_shape
-from rtl.op_layout import FETCH, RESULT, elements, int8s, op_layout, write_port
+from rtl.op_layout import FETCH, RESULT, int8s, op_layout, row_write_port, write_port
 from rtl.peak import Peak
 from rtl.row_engine import RowEngine
 from rtl.tile_layout import tile_layout
@@ -20,13 +20,8 @@ from rtl.timing import TABLE_READY_CYCLES, accumulator_cycles, row_latency
 TAG = data.StructLayout({"valid": 1, "plane": 1, "last": 1, "final": 1})
 
 
-def times(value: Value, factor: int) -> Value:
+def times(value: Value, factor: Value) -> Value:
     """``value * factor`` as a sum of shifted copies: no multiplier block is used."""
-    return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1)
-
-
-def times_value(value: Value, factor: Value) -> Value:
-    """The same for a factor that is not constant."""
     return sum(Mux(factor[bit], value << bit, 0) for bit in range(len(factor)))
 
 
@@ -94,7 +89,7 @@ class TileEngine(wiring.Component):
     fetch : tiles of an operation wanted.
     tiles : tiles in the order of consumption.
     starved : a tile could be taken but is not there.
-    write : elements; the address is that of the first divided by ``rows``.
+    write : elements, part after part of a beat; data are zero while it is not enabled.
     result : peak of all elements of an operation.
 
     Raises
@@ -105,13 +100,12 @@ class TileEngine(wiring.Component):
     def __init__(self, *, config: Config, primitives: str = "portable") -> None:
         check_primitives(primitives)
         self._config, self._primitives = config, primitives
-        row_addresses = config.vector_depth * config.lanes // config.rows
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.MATVEC))), "busy": Out(1),
             "activation": In(write_port(int8s(config.lanes), ceil_log2(config.activation_depth))),
             "fetch": Out(stream.Signature(FETCH)),
             "tiles": In(stream.Signature(tile_layout(config.rows, config.codes))), "starved": Out(1),
-            "write": Out(write_port(elements(config.rows), ceil_log2(row_addresses))),
+            "write": Out(row_write_port(config.lanes, config.rows, ceil_log2(config.vector_depth))),
             "result": Out(stream.Signature(RESULT))})
 
     def elaborate(self, platform: object) -> Module:
@@ -132,7 +126,7 @@ class TileEngine(wiring.Component):
             self.result.payload.register.eq(op.rd), self.result.payload.value.eq(peak.value),
         ]
         blocks = op.blocks[: ceil_log2(c.table_blocks + 1)]
-        m.d.comb += self.fetch.payload.tiles.eq(times_value(times_value(op.groups, op.planes), blocks))
+        m.d.comb += self.fetch.payload.tiles.eq(times(times(op.groups, op.planes), blocks))
 
         m.submodules.counter = counter = TileCounter(table_blocks=c.table_blocks)
         running, delay = Signal(), Signal(TABLE_READY_CYCLES)
@@ -197,8 +191,8 @@ class TileEngine(wiring.Component):
             ]
         m.d.comb += [peak.valid.eq(element_tag.last), peak.finish.eq(element_tag.final),
                      self.write.enable.eq(element_tag.last)]
-        first = times(self.op.payload.dst, c.lanes // c.rows)
         with m.If(self.op.ready):
-            m.d.sync += self.write.address.eq(first)
+            m.d.sync += [self.write.address.eq(self.op.payload.dst), self.write.part.eq(1)]
         with m.Elif(element_tag.last):
-            m.d.sync += self.write.address.eq(self.write.address + 1)
+            m.d.sync += [self.write.address.eq(self.write.address + self.write.part[-1]),
+                         self.write.part.eq(self.write.part.rotate_left(1))]

@@ -4,7 +4,7 @@ from amaranth import Array, C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from rtl.carry_chain import check_primitives
+from rtl.carry_chain import GatedAdder, check_primitives, connect_adder
 from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, SQUARE_SHIFT
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
@@ -168,7 +168,9 @@ class VectorLane(wiring.Component):
                 m.d.comb += addend.eq(held)
             with m.Case(Addend.TOTAL):
                 m.d.comb += addend.eq(total)
-        m.d.sync += [total.eq(shifted + addend + round_up), total_overflow.eq(overflow), total_negative.eq(negative)]
+        m.submodules.adder = adder = GatedAdder(width=TOTAL_BITS, primitives=self._primitives)
+        m.d.comb += connect_adder(adder, shifted, addend, carry=round_up)
+        m.d.sync += [total.eq(adder.o), total_overflow.eq(overflow), total_negative.eq(negative)]
 
         sign = Mux(total_overflow, total_negative, total[-1])
         outside = total[ELEMENT_BITS - 1 :] != total[-1].replicate(TOTAL_BITS - ELEMENT_BITS + 1)

@@ -8,27 +8,18 @@ from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
 from rtl.carry_chain import check_primitives
-from rtl.op_layout import elements, read_port, write_port
+from rtl.op_layout import elements, read_port, row_write_port, write_port
 from rtl.register_copy import RegisterCopy
 
 DISTRIBUTED_DEPTH_MAX = 64   # deeper than this, a block RAM per two lanes costs less than distributed RAM
 COPY_LANES_MAX = 4           # lanes of distributed RAM that share address registers
 
 
-def divide(value: Value, divisor: int, limit: int) -> Value:
-    """``value // divisor`` for values below ``limit``, as a sum of shifted copies: no multiplier block is used."""
-    shift = 0
-    while any(n * -(-(1 << shift) // divisor) >> shift != n // divisor for n in range(limit)):
-        shift += 1
-    factor = -(-(1 << shift) // divisor)
-    return sum(value << bit for bit in range(factor.bit_length()) if factor >> bit & 1) >> shift
-
-
 class VectorMemory(wiring.Component):
     """Memory of vectors with one write and one read port, each shared.
 
-    A program never lets two writers, or two readers, use the memory in the same cycle: ``write_rows`` wins over
-    ``write_beats[0]``, that over ``write_beats[1]``, and ``read[0]`` over ``read[1]``.
+    A program never lets two writers, or two readers, use the memory in the same cycle. What is written is the or of
+    all writers' data, so those of a writer must be zero while it is not enabled; ``read[0]`` wins over ``read[1]``.
 
     Distributed RAM takes thousands of cells, so every few lanes have address registers of their own.
 
@@ -43,7 +34,7 @@ class VectorMemory(wiring.Component):
 
     Members
     -------
-    write_rows : writes ``rows`` elements; the address is that of the first element divided by ``rows``.
+    write_rows : writes a part of a beat, ``rows`` elements.
     write_beats : write whole beats.
     read : read whole beats.
 
@@ -60,25 +51,21 @@ class VectorMemory(wiring.Component):
         check_primitives(primitives)
         self._lanes, self._rows, self._depth, self._primitives = lanes, rows, depth, primitives
         super().__init__({
-            "write_rows": In(write_port(elements(rows), ceil_log2(depth * lanes // rows))),
+            "write_rows": In(row_write_port(lanes, rows, ceil_log2(depth))),
             "write_beats": In(write_port(elements(lanes), ceil_log2(depth))).array(2),
             "read": In(read_port(elements(lanes), ceil_log2(depth))).array(2)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        groups = self._lanes // self._rows
         rows, (first, second) = self.write_rows, self.write_beats
-        quotient = divide(rows.address, groups, self._depth * groups)
-        group = (rows.address - sum(quotient << bit for bit in range(groups.bit_length()) if groups >> bit & 1))
-        enable = Mux(rows.enable, 1 << group[: ceil_log2(groups)], (first.enable | second.enable).replicate(groups))
+        enable = Mux(rows.enable, rows.part, (first.enable | second.enable).replicate(len(rows.part)))
         write_address, read_address = Signal(ceil_log2(self._depth)), Signal(ceil_log2(self._depth))
         values = Signal(elements(self._lanes), reset_less=True)
         data = Signal(elements(self._lanes))
         for lane in range(self._lanes):
-            beat_value = Mux(first.enable, first.data[lane], second.data[lane])
-            m.d.sync += values[lane].eq(Mux(rows.enable, rows.data[lane % self._rows], beat_value))
+            m.d.sync += values[lane].eq(rows.data[lane % self._rows] | first.data[lane] | second.data[lane])
         m.d.comb += [
-            write_address.eq(Mux(rows.enable, quotient, Mux(first.enable, first.address, second.address))),
+            write_address.eq(Mux(rows.enable, rows.address, Mux(first.enable, first.address, second.address))),
             read_address.eq(Mux(self.read[0].enable, self.read[0].address, self.read[1].address)),
             self.read[0].data.eq(data), self.read[1].data.eq(data),
         ]

@@ -96,14 +96,17 @@ class Bench:
         while True:
             await RisingEdge(dut.clk)
             if dut.write__enable.value:
-                writes.append((int(dut.write__address.value), int(dut.write__data.value)))
+                part = int(dut.write__part.value)
+                assert part.bit_count() == 1, f"{op}: writes to parts {part:b}"
+                place = int(dut.write__address.value) * (c.lanes // c.rows) + part.bit_length() - 1
+                writes.append((place, int(dut.write__data.value)))
             if not dut.busy.value:
                 break
             busy_cycles += 1
             assert busy_cycles < 100_000, f"{op}: still busy"
         first = op.dst * c.lanes // c.rows
         what = f"{c.name} {op.fields}"
-        check_equal(f"{what}: address of write", [address for address, _ in writes],
+        check_equal(f"{what}: place of write", [address for address, _ in writes],
                     [first + group for group in range(op.groups)])
         check_equal(f"{what}: write", [word for _, word in writes],
                     [pack(group, ELEMENT_BITS) for group in expected.reshape(op.groups, c.rows)])

@@ -16,6 +16,7 @@ from host.predict import predict
 from rtl.config import Config
 from rtl.csr_map import Message
 from rtl.isa import Op, Opcode, Target
+from rtl.timing import SDRAM_CLOCKS
 from sim.fixed import Scalar
 from sim.golden import Golden
 from sim.soc.top import BIT_CYCLES, CPU_DIVIDER
@@ -57,7 +58,8 @@ class Watch:
         self.taken = {opcode: getattr(dut, f"{unit}_{name}_taken") for opcode, name in streams.items()}
         self.busy = getattr(dut, f"{unit}_busy")
         self.ports = [(getattr(dut, f"{unit}_{name}_enable"), getattr(dut, f"{unit}_{name}_data"),
-                       getattr(dut, f"{unit}_{name}_address", None), bits, count) for name, bits, count in ports]
+                       getattr(dut, f"{unit}_{name}_address", None), getattr(dut, f"{unit}_{name}_part", None), bits,
+                       count) for name, bits, count in ports]
         self.done: list[Seen] = []
         self.current: Seen | None = None
 
@@ -65,9 +67,11 @@ class Watch:
         """Look at this cycle's signals."""
         if self.current and self.busy.value:
             self.current.last_busy = cycle
-            for enable, data, address, bits, count in self.ports:
+            for enable, data, address, part, bits, count in self.ports:
                 if enable.value:
                     at = int(address.value) if address is not None else 0
+                    if part is not None:
+                        at = at * len(part) + int(part.value).bit_length() - 1
                     self.current.values[at] = lanes_of(int(data.value), bits, count)
         for opcode, taken in self.taken.items():
             if taken.value:
@@ -140,7 +144,7 @@ async def tokens_equal_golden(dut: Any) -> None:
     golden.reset(seed=p["seed"], temperature=temperature)
 
     dut.uart_rx.value = 1
-    for name, period in (("", ENGINE_PS), ("cpu_", CPU_DIVIDER * ENGINE_PS), ("sdram_", ENGINE_PS // 2)):
+    for name, period in (("", ENGINE_PS), ("cpu_", CPU_DIVIDER * ENGINE_PS), ("sdram_", int(ENGINE_PS / SDRAM_CLOCKS))):
         if hasattr(dut, f"{name}clk"):
             getattr(dut, f"{name}rst").value = 1
             Clock(getattr(dut, f"{name}clk"), period, unit="ps").start()

@@ -203,13 +203,13 @@ class Machine:
                 dut.beats__enable.value, dut.beats__address.value = 1, beat
                 dut.beats__data.value = pack(values, 18)
                 await RisingEdge(dut.clk)
-                dut.beats__enable.value = 0
+                dut.beats__enable.value, dut.beats__data.value = 0, 0
             else:
                 for group in range(c.lanes // c.rows):
-                    dut.rows__enable.value, dut.rows__address.value = 1, beat * (c.lanes // c.rows) + group
+                    dut.rows__enable.value, dut.rows__address.value, dut.rows__part.value = 1, beat, 1 << group
                     dut.rows__data.value = pack(values[group * c.rows :][: c.rows], 18)
                     await RisingEdge(dut.clk)
-                dut.rows__enable.value = 0
+                dut.rows__enable.value, dut.rows__data.value = 0, 0
         cosine, sine = self.model.factors
         dut.rotary.value = pack([v for pair in zip(cosine, sine, strict=True) for v in pair], 16)
         dut.token.value = self.model.token

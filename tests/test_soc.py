@@ -44,7 +44,7 @@ class ProbedSoc(wiring.Component):
                 self._probes[f"{unit}_{name}_taken"] = stream.valid & stream.ready
             for name in ports["writes"]:
                 port = getattr(part, name)
-                for member in ("enable", "address", "data"):
+                for member in ("enable", "address", "part", "data"):
                     if hasattr(port, member):
                         self._probes[f"{unit}_{name}_{member}"] = Value.cast(getattr(port, member))
         super().__init__(SimulatedSoc.PORTS | {name: Out(len(value)) for name, value in self._probes.items()})

@@ -20,6 +20,7 @@ from rtl.op_layout import (
     op_layout,
     query_port,
     read_port,
+    row_write_port,
     write_port,
 )
 from rtl.scalar_unit import ScalarUnit
@@ -29,7 +30,9 @@ from tests.bench import run_bench
 
 # One head per beat, wide embedding codes, block RAM, and a row count that does not divide by shifting.
 NARROW = replace(TINY, name="narrow", lanes=12, rows=4, head_dim=12, vector_depth=80, embed_planes=5, embed_beats=2)
-CONFIGS = {"tiny": TINY, "narrow": NARROW}
+# Two heads per beat that pass one after the other.
+SLICED = replace(TINY, name="sliced", slices=2, embed_beats=2)
+CONFIGS = {"tiny": TINY, "narrow": NARROW, "sliced": SLICED}
 
 
 class VectorBench(wiring.Component):
@@ -46,7 +49,7 @@ class VectorBench(wiring.Component):
             "busy": Out(2),
             "engine": In(stream.Signature(RESULT)),
             "attention": In(stream.Signature(RESULT)),
-            "rows": In(write_port(elements(config.rows), ceil_log2(depth * lanes // config.rows))),
+            "rows": In(row_write_port(lanes, config.rows, ceil_log2(depth))),
             "beats": In(write_port(elements(lanes), ceil_log2(depth))),
             "look": In(read_port(elements(lanes), ceil_log2(depth))),
             "scalar": In(read_port(SCALAR, 5)),
@@ -63,8 +66,8 @@ class VectorBench(wiring.Component):
         c = self.config
         m.submodules.memory = memory = VectorMemory(lanes=c.lanes, rows=c.rows, depth=c.vector_depth)
         m.submodules.unit = unit = VectorUnit(
-            lanes=c.lanes, head_dim=c.head_dim, vector_depth=c.vector_depth, activation_depth=c.activation_depth,
-            vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes)
+            lanes=c.lanes, slices=c.slices, head_dim=c.head_dim, vector_depth=c.vector_depth,
+            activation_depth=c.activation_depth, vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes)
         m.submodules.scalars = scalars = ScalarUnit()
         idle = Signal()
         m.d.comb += [idle.eq(~(unit.busy | scalars.busy)), self.busy[0].eq(unit.busy), self.busy[1].eq(scalars.busy)]
