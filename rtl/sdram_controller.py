@@ -146,7 +146,7 @@ class SDRAMController(wiring.Component):
         m.d.comb += [reading.eq(~tick & (column.code == Command.READ)),
                      writing.eq(~tick & (column.code == Command.WRITE))]
         m.d.sync += [returns.read.eq(reading), returns.stream.eq(access == Access.STREAM_READ)]
-        self._count(m, reading, writing, access, maintenance)
+        self._count(m, column, reading, writing, access, maintenance)
         return m
 
     def _drive_pins(self, m: Module, tick: Signal, row: data.View, column: data.View, write_data: Signal) -> None:
@@ -161,13 +161,22 @@ class SDRAMController(wiring.Component):
             pins.dq_o.eq(Mux(tick, write_data[16:], write_data[:16])), pins.dq_oe.eq(column.code == Command.WRITE),
         ]
 
-    def _count(self, m: Module, reading: Signal, writing: Signal, access: Signal, maintenance: Maintenance) -> None:
-        """The free-running counters, one clock behind the commands."""
+    def _count(self, m: Module, column: data.View, reading: Signal, writing: Signal, access: Signal,
+               maintenance: Maintenance) -> None:
+        """The free-running counters, one clock behind the commands.
+
+        A refresh costs what the bus is idle from the last access before it to the first one after it.
+        """
         counters = self.memory.counters
         events = Signal(3)
-        is_stream = access == Access.STREAM_READ
+        is_stream, idle = access == Access.STREAM_READ, column.code == Command.NOP
+        reopening = Signal()
+        with m.If(maintenance.active):
+            m.d.sync += reopening.eq(1)
+        with m.Elif(~idle):
+            m.d.sync += reopening.eq(0)
         m.d.sync += [
-            events.eq(Cat(maintenance.active & maintenance.ready, reading & is_stream,
+            events.eq(Cat(maintenance.ready & idle & (maintenance.hold | reopening), reading & is_stream,
                           writing | reading & ~is_stream)),
             counters.cycles.eq(counters.cycles + 1),
         ]

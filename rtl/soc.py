@@ -41,6 +41,7 @@ class Soc(wiring.Component):
     Members
     -------
     core : the accelerator proper.
+    refresh_cycles : SDRAM clocks that refreshes took in the run (stream configuration only).
     uart_rx, uart_tx : the serial line, idle high.
     leds : eight lamps, driven by the firmware.
     sdram : pins of the chip (stream configuration only).
@@ -60,6 +61,7 @@ class Soc(wiring.Component):
             geometry=config.geometry, has_stream=self.streaming, clock_hz=engine_hz, context=config.context,
             vocab=config.vocab, image_id=image.image_id if embedded else 0, stream_words=image.stream_words)
         self._cpu = CpuSubsystem(firmware=firmware, clock_hz=cpu_hz, baud_hz=baud_hz)
+        self.refresh_cycles = self._control.counters.refresh_cycles
         members = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8)}
         if self.streaming:
             members["sdram"] = Out(PinsSignature())

@@ -23,6 +23,7 @@ from sim.soc.top import BIT_CYCLES, CPU_DIVIDER
 from tests.bench import parameters
 
 ENGINE_PS = 15_000
+STREAM_MARGIN = 16         # cycles of a run that the level of the prefetch queue, a fraction, is off
 
 
 def lanes_of(value: int, bits: int, count: int) -> list[int]:
@@ -223,4 +224,10 @@ async def tokens_equal_golden(dut: Any) -> None:
             for watch in watches:
                 watch.done.clear()
                 watch.current = None
+    if config.weight_source == "sdram":
+        # The first token finds the prefetch queue empty.
+        lost = sum(measured[1:]) - sum(predict(config, image.program, position).cycles
+                                       for position in range(1, passes))
+        refresh = float(int(dut.refresh_cycles.value) / SDRAM_CLOCKS)
+        assert 0 <= lost <= refresh + STREAM_MARGIN, f"{lost} cycles above the prediction, {refresh} of refresh"
     cocotb.log.info(f"{len(tokens)} tokens equal golden: {tokens}; cycles {measured}")

@@ -36,6 +36,8 @@ class ProbedSoc(wiring.Component):
         core = self.system.soc.core
         self._probes = {"running": core.running, "finished": core.finished, "sampled": core.sampler.token,
                         "cycles": core.records.payload.cycles}
+        if self.system.soc.streaming:
+            self._probes["refresh_cycles"] = self.system.soc.refresh_cycles
         for unit, ports in WATCHED.items():
             part = getattr(core, unit)
             self._probes[f"{unit}_busy"] = part.busy
