@@ -71,7 +71,7 @@ def conclusion(fit: Fit) -> list[str]:
     if fit.tokens_per_second is not None:
         rate = f"{fit.tokens_per_second:,.0f}" if fit.tokens_per_second >= 100 else f"{fit.tokens_per_second:.3g}"
         lines.append(f"at most {rate} tokens/s, estimated from the SDRAM's peak of "
-                     f"{fit.peak_bytes_s / 1e6:g} MB/s")
+                     f"{fit.peak_bytes_s / 1e6:.0f} MB/s")
     lines += [f"cannot run: {objection}" for objection in fit.objections]
     lines.append(f"smallest that holds it: {fit.smallest or 'none'}")
     return lines

@@ -12,6 +12,7 @@ TOKEN_CYCLES = 3           # from the issue of END to that of the next token's f
 
 SDRAM_CLOCKS = Fraction(5, 3)   # SDRAM clocks in one engine clock of the stream configuration
 WORD_SDRAM_CLOCKS = 2      # in which its 16-bit bus carries a word
+DECODED_TILES = 3          # tiles that the decoder of the SDRAM stream holds ready
 BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
 TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
 TABLE_DISTRIBUTED_DEPTH = 16
@@ -51,8 +52,8 @@ def fill_cycles(config: Config, op: Op) -> int:
 def tile_cycles(config: Config, op: Op) -> int:
     """Tile engine: in which it takes the tiles of an operation if they are there."""
     tiles = op.groups * op.planes * op.blocks
-    if config.weight_source == "sdram" and tiles > 1:
-        return 2 + (tiles - 2) * tile_words(config)
+    if config.weight_source == "sdram" and tiles > DECODED_TILES:
+        return DECODED_TILES + (tiles - DECODED_TILES) * tile_words(config)
     return tiles
 
 

@@ -1,6 +1,6 @@
 """Weight tiles from a stream of base-3 words."""
 
-from amaranth import C, Cat, Module, Signal
+from amaranth import C, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -44,8 +44,10 @@ class CodeEncoder(wiring.Component):
 class TritDecoder(wiring.Component):
     """Turns words of four base-3 bytes, five trits each, low power first, into tiles.
 
+    Whether a tile is taken becomes known late, so it only decides what a spare register holds.
+
     Latency: ``2 + rows * columns / 20`` cycles from the first word of a tile to the tile; one word per cycle. While
-    tiles are not taken, it holds two of them and one word more.
+    tiles are not taken, it holds three of them and one word more.
 
     Parameters
     ----------
@@ -77,7 +79,10 @@ class TritDecoder(wiring.Component):
         decoded, decoded_valid = Signal(DIGIT_BITS * BASE3_WORD_TRITS), Signal()
 
         full = filled == self._tile_words
-        release = full & (~self.tiles.valid | self.tiles.ready)
+        # The latest tile, and the one before it while that is not taken.
+        latest, spare = (Signal(self.tiles.payload.shape(), name=name, reset_less=True) for name in ("latest", "spare"))
+        latest_valid, spare_valid = Signal(), Signal()
+        release = full & (~latest_valid | ~spare_valid)
         append = decoded_valid & (~full | release)
         m.d.comb += self.words.ready.eq(~decoded_valid | append)
         with m.If(self.words.ready):
@@ -97,10 +102,14 @@ class TritDecoder(wiring.Component):
         with m.Elif(append):
             m.d.sync += filled.eq(filled + 1)
 
-        with m.If(release):
-            m.d.sync += [self.tiles.valid.eq(1), self.tiles.payload.eq(self._codes(m, digits))]
+        m.d.comb += [self.tiles.valid.eq(latest_valid | spare_valid),
+                     self.tiles.payload.eq(Mux(spare_valid, spare, latest))]
+        with m.If(~spare_valid):
+            m.d.sync += [spare.eq(latest), spare_valid.eq(latest_valid & ~self.tiles.ready)]
         with m.Elif(self.tiles.ready):
-            m.d.sync += self.tiles.valid.eq(0)
+            m.d.sync += spare_valid.eq(0)
+        with m.If(~latest_valid | ~spare_valid):
+            m.d.sync += [latest.eq(self._codes(m, digits)), latest_valid.eq(full)]
         return m
 
     def _codes(self, m: Module, digits: Signal) -> Cat:

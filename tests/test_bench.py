@@ -13,6 +13,7 @@ from host.errors import TritloomError
 from host.peers import PEERS
 from host.session import DEFAULT_MODEL, read_image
 from rtl.config import RESIDENT, STREAM
+from rtl.timing import SDRAM_CLOCKS
 from tests.shapes import SHAPES, synthetic_image
 
 REPORT = {"config": "resident", "lut4_per_mac": 11.9,
@@ -58,9 +59,9 @@ def test_limit_of_block_ram_is_the_engine(resident: Workload) -> None:
 
 
 def test_limit_of_the_stream_is_the_sdram(stream: Workload) -> None:
-    """A limit of the engine where bytes are what is short: five trits come in a byte, four bytes in an engine clock."""
+    """A limit of the engine where bytes are what is short: five trits come in a byte, two bytes in an SDRAM clock."""
     assert stream.weight_bytes >= stream.trits / 5
-    assert stream.cycles_limit == stream.weight_bytes / 4 > stream.trits / STREAM.macs
+    assert stream.cycles_limit == stream.weight_bytes / 2 / SDRAM_CLOCKS > stream.trits / STREAM.macs
 
 
 @pytest.mark.parametrize("name", ["resident", "stream"])

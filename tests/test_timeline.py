@@ -8,12 +8,12 @@ import pytest
 from host.cli import main
 from host.errors import TritloomError
 from host.image import Image
-from host.predict import operation_cycles
+from host.predict import Supply, operation_cycles
 from host.predict import timeline as predict_timeline
 from host.session import DEFAULT_MODEL, read_image
 from host.timeline import ISSUE, draw, gaps, kind, layer_window, token_timeline
 from rtl.isa import UNIT_OF, Opcode, Unit
-from rtl.timing import ISSUE_CYCLES, TOKEN_CYCLES
+from rtl.timing import ISSUE_CYCLES, TOKEN_CYCLES, tile_words
 from tests.shapes import synthetic_image
 
 NAMES = ("resident", "stream", "tiny")
@@ -51,6 +51,11 @@ def test_follows_the_rules_of_issue(name: str) -> None:
             assert span.after is None or waited == free
             if span.op.opcode == Opcode.END:
                 assert span.end == span.start + TOKEN_CYCLES
+            elif span.op.opcode == Opcode.MATVEC and image.stream_words:
+                # The engine may wait for the SDRAM, but no longer than all its words take to come.
+                words = span.op.groups * span.op.planes * span.op.blocks * tile_words(image.config)
+                least = operation_cycles(image.config, span.op, position)
+                assert least <= len(span.busy) <= least + words / Supply.RATE
             else:
                 assert len(span.busy) == operation_cycles(image.config, span.op, position)
 
