@@ -265,6 +265,19 @@ def test_missed_timing_fails_and_shows_the_path(tmp_path: Path, capsys: pytest.C
     assert json.loads((tmp_path / REPORT).read_text())["clocks"]["sync"]["required_mhz"] == 200
 
 
+def test_tiny_becomes_a_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accelerator of the smallest board, whole, with the command of the README, must route and meet its clocks."""
+    monkeypatch.setattr("sys.argv", ["rtl.build", "--board", "ulx3s", "--config", "tiny", "-o", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        build.main()
+    assert not ended.value.code
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["device"] == "12F"
+    assert report["clocks"]["sync"]["required_mhz"] >= 80
+    assert all(clock["achieved_mhz"] >= clock["required_mhz"] for clock in report["clocks"].values())
+    assert (tmp_path / BITSTREAM).stat().st_size > 100_000
+
+
 @pytest.mark.parametrize("name", ["tiny", "stream"])
 def test_accelerator_fits_the_board_top(name: str, tmp_path: Path) -> None:
     """Pins, clock domains and the tile engine's place, where the report looks for it, with and without SDRAM."""
