@@ -120,27 +120,28 @@ class _Compiler:
         emit.rotate(at.q, at.q_beats, S.PEAK, wait=Unit.ROTARY)
         emit.block(S.Q, S.PEAK)
         emit.scale(at.k, at.kv_beats, S.K, S.SCRATCH)
-        for beat in range(at.kv_beats):
-            slot = layer * at.kv_beats + beat
-            emit.rotate(at.k + beat, 1, S.K_PEAK)
+        beats = self.config.word_beats
+        for word in range(at.kv_words):
+            slot, k, v = layer * at.kv_words + word, at.k + word * beats, at.v + word * beats
+            emit.rotate(k, beats, S.K_PEAK)
             emit.block(S.K_PEAK, S.K_PEAK)
-            emit.scale(at.v + beat, 1, S.V, S.V_PEAK)
-            emit.to_cache(at.k + beat, slot, S.K_PEAK, S.SCRATCH, value=False, wait=Unit.SCALAR)
+            emit.scale(v, beats, S.V, S.V_PEAK)
+            emit.to_cache(k, beats, slot, S.K_PEAK, S.SCRATCH, value=False, wait=Unit.SCALAR)
             emit.block(S.V_PEAK, S.V_PEAK)
-            emit.to_cache(at.v + beat, slot, S.V_PEAK, S.SCRATCH, value=True, wait=Unit.SCALAR)
+            emit.to_cache(v, beats, slot, S.V_PEAK, S.SCRATCH, value=True, wait=Unit.SCALAR)
 
     def _attention(self, layer: int) -> None:
         emit, at, config = self.emit, self.layout, self.config
-        groups = config.query_groups
-        for beat in range(at.kv_beats):
-            emit.to_query(at.q + beat * groups, groups, S.Q, S.SCRATCH, wait=Unit.ATTENTION)
-            out = at.o + beat * groups
-            emit.attend(layer * at.kv_beats + beat, out, S.HEADS, wait=Unit.VECTOR)
+        beats = config.query_groups * config.word_beats
+        for word in range(at.kv_words):
+            emit.to_query(at.q + word * beats, beats, S.Q, S.SCRATCH, wait=Unit.ATTENTION)
+            out = at.o + word * beats
+            emit.attend(layer * at.kv_words + word, out, S.HEADS, wait=Unit.VECTOR)
             for head in range(config.heads_parallel):
                 emit.reciprocal(S.HEADS + head, S.HEADS + head, constant=2.0 ** (config.context_log2 + 2),
                                 wait=Unit.ATTENTION)
-            emit.scale(out, groups, S.HEADS, S.PEAK, segmented=True, wait=Unit.SCALAR)
-        if at.kv_beats > 1:
+            emit.scale(out, beats, S.HEADS, S.PEAK, segmented=True, wait=Unit.SCALAR)
+        if at.kv_words > 1:
             emit.peak(at.o, at.q_beats, S.PEAK)
         self._quantise(at.o, at.q_beats, S.PEAK)
         emit.scalar(S.DELTA, S.PEAK, constant=self._scale(f"{layer}.o") / 127 * self.one / 2.0**QKV_FRACTION)

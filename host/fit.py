@@ -150,10 +150,11 @@ def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
         rows, columns, planes = shape.vocab, shape.hidden, shape.head_planes
     else:
         (rows, columns), planes = layer_shapes(shape)[part], 1
-        rows = ceil(rows / config.lanes) * config.lanes
+        beat = config.word_lanes if part in ("k", "v") else config.lanes
+        rows = ceil(rows / beat) * beat
     if shape.head_dim == config.head_dim:
-        # Query heads are laid out by KV beat, so beats that KV heads leave unfilled are unfilled here, too.
-        queries = ceil(shape.kv_heads / config.segments) * (shape.heads // shape.kv_heads) * config.lanes
+        # Query heads are laid out by words of the KV cache, so what KV heads leave unfilled is unfilled here, too.
+        queries = ceil(shape.kv_heads / config.word_heads) * (shape.heads // shape.kv_heads) * config.word_lanes
         rows, columns = (queries if part == "q" else rows), (queries if part == "o" else columns)
     return ceil(rows / config.rows) * ceil(columns / config.columns) * planes
 
@@ -180,8 +181,8 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     yield Limit("embedding memory", shape.vocab * hidden * row_bits // 8,
                 config.vocab * config.embed_beats * lanes * config.embed_bits // 8)
     kv_bytes = 2 * config.context           # keys and values, one byte per element
-    kv_elements = ceil(shape.kv_heads * shape.head_dim / lanes) * lanes
-    yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * lanes * kv_bytes)
+    kv_elements = ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
+    yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * config.word_lanes * kv_bytes)
     queries = ceil(shape.heads * shape.head_dim / lanes)
     scratch = max(2 * feed, 2 * queries + 2 * kv_elements // lanes) + hidden
     beats = hidden + max(scratch, ceil(shape.vocab / lanes))

@@ -38,7 +38,8 @@ class Layout:
                                 f"which groups {config.query_groups} queries per KV head")
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
-        self.kv_beats = ceil(shape.kv_heads / config.segments)
+        self.kv_words = ceil(shape.kv_heads / config.word_heads)
+        self.kv_beats = self.kv_words * config.word_beats
         self.q_beats = self.kv_beats * config.query_groups
         logit_beats = ceil(shape.vocab / config.lanes)
         scratch = self.hidden_beats
@@ -53,7 +54,7 @@ class Layout:
              config.vector_depth),
             ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
             ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
-            ("KV cache slots", shape.layers * self.kv_beats, config.kv_slots),
+            ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
             ("embedding beats", self.hidden_beats, config.embed_beats),
             ("matrix planes", shape.head_planes, config.weight_planes),
@@ -127,9 +128,9 @@ class ProgramBuilder:
     def to_query(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
         self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.QUERY, ra=scale)
 
-    def to_cache(self, src: int, slot: int, scale: int, peak: int, *, value: bool, wait: Unit) -> None:
+    def to_cache(self, src: int, beats: int, slot: int, scale: int, peak: int, *, value: bool, wait: Unit) -> None:
         target = Target.VALUE if value else Target.KEY
-        self._vector(VectorFn.SCALE, src, 1, peak, wait, target=target, dst=slot, ra=scale)
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=target, dst=slot, ra=scale)
 
     def square(self, src: int, beats: int, squares: int, peak: int, epsilon: int) -> None:
         self._vector(VectorFn.SQUARE, src, beats, peak, NO_WAIT, target=Target.NONE, rb=squares,

@@ -33,7 +33,7 @@ class Tiler:
     """The matrices of a checkpoint, padded, permuted and cut.
 
     Rows are padded to whole beats so that every lane of a result is defined. Query rows and the columns of the
-    output projection follow the attention unit: beat (kv beat, group), lane (segment, element).
+    output projection follow the attention unit: word of the KV cache, group, KV head of the word, element.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ class Tiler:
         return np.pad(matrix, ((0, -len(matrix) % self._config.lanes), (0, 0)))
 
     def _by_key(self, matrix: np.ndarray) -> np.ndarray:
-        return self._whole_beats(matrix)
+        return np.pad(matrix, ((0, -len(matrix) % self._config.word_lanes), (0, 0)))
 
     def _by_query(self, matrix: np.ndarray) -> np.ndarray:
-        """Rows of query heads (head = kv head * groups + group) in the order kv beat, group, segment, element."""
+        """Rows of query heads (head = kv head * groups + group) in the order word, group, KV head, element."""
         c, s = self._config, self._shape
         heads = matrix.reshape(s.kv_heads, c.query_groups, s.head_dim, -1)
-        padded = np.pad(heads, ((0, -s.kv_heads % c.segments), (0, 0), (0, 0), (0, 0)))
-        by_beat = padded.reshape(-1, c.segments, c.query_groups, s.head_dim, matrix.shape[1])
-        return by_beat.transpose(0, 2, 1, 3, 4).reshape(-1, matrix.shape[1])
+        padded = np.pad(heads, ((0, -s.kv_heads % c.word_heads), (0, 0), (0, 0), (0, 0)))
+        by_word = padded.reshape(-1, c.word_heads, c.query_groups, s.head_dim, matrix.shape[1])
+        return by_word.transpose(0, 2, 1, 3, 4).reshape(-1, matrix.shape[1])
 
     def _cut_parts(self, name: str, matrix: np.ndarray) -> None:
         matrix = self._whole_beats(matrix)

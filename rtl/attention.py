@@ -58,10 +58,10 @@ class Walk(wiring.Component):
 
 
 class Attention(wiring.Component):
-    """Softmax attention of ``query_groups * segments`` heads over positions ``0..position``, as ``golden.attend``.
+    """Softmax attention of ``query_groups * word_heads`` heads over positions ``0..position``, as ``golden.attend``.
 
     A first pass reads the keys, keeps all scores and finds the greatest of each head; a second reads the scores and,
-    as they become weights, the values. The same ``query_groups * lanes`` multipliers serve both passes.
+    as they become weights, the values. The same ``query_groups * word_lanes`` multipliers serve both passes.
 
     Latency: busy for ``timing.attention_cycles(config, position)`` cycles if ``result`` never waits; either pass takes
     one position per cycle.
@@ -74,10 +74,10 @@ class Attention(wiring.Component):
     Members
     -------
     op, busy : the operation.
-    query : writes the queries of a group; not while busy.
+    query : writes the queries, ``word_beats`` beats per group; not while busy.
     cache : reads of the KV cache.
     position : the last position to attend to, below ``context``; taken with the operation.
-    memory_write : one beat per query group; data are zero while it is not enabled.
+    memory_write : ``word_beats`` beats per query group; data are zero while it is not enabled.
     result : per head the sum of its probabilities, with the exponent of its weights.
     """
 
@@ -87,7 +87,7 @@ class Attention(wiring.Component):
             "op": In(stream.Signature(op_layout(Opcode.ATTEND))),
             "busy": Out(1),
             "query": In(query_port(config.lanes)),
-            "cache": Out(cache_read_port(config.lanes, ceil_log2(config.kv_slots * config.context))),
+            "cache": Out(cache_read_port(config.word_lanes, ceil_log2(config.kv_slots * config.context))),
             "position": In(16),
             "memory_write": Out(write_port(elements(config.lanes), ceil_log2(config.vector_depth))),
             "result": Out(stream.Signature(RESULT))})
@@ -204,14 +204,14 @@ class Attention(wiring.Component):
         """Deliver the sums and write the beats; then the operation is over."""
         c = self._config
         m.submodules.results = results = Walk(index_bits=max(1, ceil_log2(c.heads_parallel)))
-        m.submodules.writes = writes = Walk(index_bits=max(1, ceil_log2(c.query_groups)))
+        m.submodules.writes = writes = Walk(index_bits=max(1, ceil_log2(c.query_groups * c.word_beats)))
         results_due, writes_due, written = Signal(), Signal(), Signal()
         m.d.comb += [
             self.busy.eq(results_due | writes_due),
             results.start.eq(summed), results.last.eq(c.heads_parallel - 1), results.step.eq(self.result.ready),
             self.result.valid.eq(results.valid), self.result.payload.register.eq(op.rd + results.index),
             self.result.payload.value.eq(Array(totals)[results.index]), self.result.payload.exponent.eq(-top),
-            writes.start.eq(nearly_accumulated), writes.last.eq(c.query_groups - 1), writes.step.eq(1),
+            writes.start.eq(nearly_accumulated), writes.last.eq(c.query_groups * c.word_beats - 1), writes.step.eq(1),
             lanes.show.eq(Mux(writes.valid, 1 << writes.index, 0)), self.memory_write.data.eq(lanes.beat),
         ]
         m.d.sync += [

@@ -6,7 +6,7 @@ Vectors are stored in beats: element ``i`` is lane ``i % lanes`` of beat ``i // 
 
 import hashlib
 from dataclasses import dataclass, fields
-from math import ceil
+from math import ceil, gcd
 
 ELEMENT_BITS = 18          # vector element, signed; the native operand width of an ECP5 multiplier
 QKV_FRACTION = 10          # fraction bits of queries, keys and values before block floating point
@@ -50,10 +50,9 @@ class Config:
     Parameters
     ----------
     name : name on the command line of the build.
-    lanes : elements per beat; width of vector memory and of each attention group.
-    slices : cycles in which the vector unit works through a beat, 1 or 2; each slice holds whole heads.
+    lanes : elements per beat; width of vector unit and vector memory.
     block_beats : beats per column block, so a tile has ``lanes * block_beats`` columns.
-    rows : rows of a tile; must divide ``lanes``.
+    rows : rows of a tile.
     table_blocks : column blocks whose lookup tables are held at once (1: distributed RAM).
     weight_source : ``"ebr"`` (resident) or ``"sdram"`` (stream).
     weight_planes : most trit planes of a matrix.
@@ -61,9 +60,10 @@ class Config:
     vector_depth : beats of vector memory.
     activation_depth : beats of the int8 activation buffer.
     head_dim : elements per attention head; ``lanes`` is a multiple of it.
+    word_beats : beats in a word of the KV cache; width of each attention group.
     query_groups : query heads that share one KV head and are computed in parallel.
-    context : positions the KV cache holds for each KV beat; a power of two.
-    kv_slots : KV beats (layers x KV beats per layer) the cache holds.
+    context : positions the KV cache holds; a power of two.
+    kv_slots : words per position (layers x words per layer) the cache holds.
     vocab : rows of the embedding memory.
     embed_beats : beats of one embedding row.
     embed_planes : trit planes of the embedding (3 planes: 5-bit codes).
@@ -74,7 +74,6 @@ class Config:
 
     name: str
     lanes: int
-    slices: int
     block_beats: int
     rows: int
     table_blocks: int
@@ -84,6 +83,7 @@ class Config:
     vector_depth: int
     activation_depth: int
     head_dim: int
+    word_beats: int
     query_groups: int
     context: int
     kv_slots: int
@@ -95,12 +95,10 @@ class Config:
     stream_fifo_words: int
 
     def __post_init__(self) -> None:
-        if self.lanes % self.rows:
-            raise ValueError(f"lanes {self.lanes} must be a multiple of rows {self.rows}")
+        if self.rows // self.part > self.lanes // self.part:
+            raise ValueError(f"rows {self.rows} must not exceed lanes {self.lanes}")
         if self.lanes % self.head_dim:
             raise ValueError(f"lanes {self.lanes} must be a multiple of head_dim {self.head_dim}")
-        if self.slices not in (1, 2) or self.segments % self.slices:
-            raise ValueError(f"slices must be 1 or 2 and divide {self.segments} heads, got {self.slices}")
         if self.lanes % self.sampler_lanes:
             raise ValueError(f"lanes {self.lanes} must be a multiple of sampler_lanes {self.sampler_lanes}")
         if self.context & (self.context - 1):
@@ -140,14 +138,29 @@ class Config:
         return sum_shift(self.columns * self.table_blocks, self.weight_planes)
 
     @property
+    def part(self) -> int:
+        """Lanes that the engine always writes together: its rows reach over several such parts of a beat."""
+        return gcd(self.rows, self.lanes)
+
+    @property
     def segments(self) -> int:
-        """KV heads side by side in one beat."""
+        """Heads side by side in one beat."""
         return self.lanes // self.head_dim
 
     @property
+    def word_lanes(self) -> int:
+        """Elements in a word of the KV cache; multipliers of an attention group."""
+        return self.lanes * self.word_beats
+
+    @property
+    def word_heads(self) -> int:
+        """KV heads side by side in a word of the KV cache."""
+        return self.word_lanes // self.head_dim
+
+    @property
     def heads_parallel(self) -> int:
-        """Query heads computed at once; head ``g * segments + s`` of an operation."""
-        return self.query_groups * self.segments
+        """Query heads computed at once; head ``g * word_heads + s`` of an operation."""
+        return self.query_groups * self.word_heads
 
     @property
     def embed_bits(self) -> int:
@@ -166,18 +179,18 @@ class Config:
 
 
 RESIDENT = Config(
-    name="resident", lanes=40, slices=2, block_beats=4, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
-    weight_depth=1024, vector_depth=32, activation_depth=16, head_dim=20, query_groups=2, context=256, kv_slots=4,
-    vocab=512, embed_beats=4, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
+    name="resident", lanes=20, block_beats=8, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=1024, vector_depth=64, activation_depth=32, head_dim=20, word_beats=2, query_groups=2, context=256,
+    kv_slots=4, vocab=512, embed_beats=8, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
 
 STREAM = Config(
-    name="stream", lanes=20, slices=1, block_beats=1, rows=1, table_blocks=128, weight_source="sdram", weight_planes=3,
-    weight_depth=0, vector_depth=256, activation_depth=128, head_dim=20, query_groups=2, context=256, kv_slots=12,
-    vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
+    name="stream", lanes=20, block_beats=1, rows=1, table_blocks=128, weight_source="sdram", weight_planes=3,
+    weight_depth=0, vector_depth=256, activation_depth=128, head_dim=20, word_beats=1, query_groups=2, context=256,
+    kv_slots=12, vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
 
 TINY = Config(
-    name="tiny", lanes=8, slices=1, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
-    weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, query_groups=1, context=64, kv_slots=2,
-    vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
+    name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
+    kv_slots=2, vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
 CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}

@@ -55,7 +55,7 @@ class Core(wiring.Component):
         self.sequencer = Sequencer(config=config, program=sections["program"])
         self.engine = TileEngine(config=config, primitives=primitives)
         self.vector = VectorUnit(
-            lanes=config.lanes, slices=config.slices, head_dim=config.head_dim, vector_depth=config.vector_depth,
+            lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
             activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
             embed_planes=config.embed_planes, primitives=primitives)
         self.scalar = ScalarUnit()

@@ -15,12 +15,14 @@ PARTS = 2                  # memories that hold a word, each with its own addres
 
 
 def word_layout(lanes: int) -> data.StructLayout:
-    """A beat with its block exponent."""
+    """A word of the cache with its block exponent."""
     return data.StructLayout({"elements": int8s(lanes), "exponent": EXPONENT_BITS})
 
 
 class KvCache(wiring.Component):
-    """Block RAM for ``kv_slots * context`` keys and as many values, each a beat with its block exponent.
+    """Block RAM for ``kv_slots * context`` keys and as many values, each a word with its block exponent.
+
+    A word is put together from ``word_beats`` successive writes, the last of which says so and brings the exponent.
 
     A write in the cycle of a read takes its place; programs keep the two apart. The memories lie all over the device,
     so everything that goes to them is registered first.
@@ -46,18 +48,20 @@ class KvCache(wiring.Component):
         super().__init__({
             "write": In(cache_write_port(config.lanes)),
             "position": In(16),
-            "read": In(cache_read_port(config.lanes, ceil_log2(self._depth)))})
+            "read": In(cache_read_port(config.word_lanes, ceil_log2(self._depth)))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self._config
         held = (self.position < c.context) & (self.write.slot < c.kv_slots)
-        write = self.write.enable & held
+        write = self.write.enable & self.write.last & held
         write_address = (self.write.slot << c.context_log2) | self.position[: c.context_log2]
         address = Signal.like(self.read.address)
-        m.d.comb += address.eq(Mux(self.write.enable, write_address, self.read.address))
-        written = Signal(word_layout(c.lanes), reset_less=True)
-        m.d.sync += [written.elements.eq(self.write.data), written.exponent.eq(self.write.exponent)]
+        m.d.comb += address.eq(Mux(self.write.enable & self.write.last, write_address, self.read.address))
+        written = Signal(word_layout(c.word_lanes), reset_less=True)
+        with m.If(self.write.enable):
+            beats = Cat(written.elements, self.write.data)[-len(written.elements.as_value()) :]
+            m.d.sync += [written.elements.eq(beats), written.exponent.eq(self.write.exponent)]
         for value, name in enumerate(("key", "value")):
             steer = Cat(address, self.read.enable, write & (self.write.value == value))
             word = self._word(m, name, steer, written)

@@ -1,5 +1,7 @@
 """Layouts that cross unit boundaries: operations, scalars, results, and the ports made of them."""
 
+from math import gcd
+
 from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
@@ -37,8 +39,11 @@ def write_port(layout: data.Layout, address_bits: int) -> Signature:
 
 
 def row_write_port(lanes: int, rows: int, address_bits: int) -> Signature:
-    """Write port of the engine as seen by the engine: ``part`` says, one bit each, which ``rows`` lanes of a beat."""
-    return Signature({"enable": Out(1), "address": Out(address_bits), "part": Out(lanes // rows),
+    """Write port of the engine as seen by the engine: elements for successive lanes, from one beat into the next.
+
+    ``part`` says, one bit each, which ``gcd(rows, lanes)`` lanes of the beat are the first.
+    """
+    return Signature({"enable": Out(1), "address": Out(address_bits), "part": Out(lanes // gcd(rows, lanes)),
                       "data": Out(elements(rows))})
 
 
@@ -58,8 +63,8 @@ def query_port(lanes: int) -> Signature:
 
 
 def cache_write_port(lanes: int) -> Signature:
-    """KV cache write port as seen by the vector unit; ``value`` selects values, else keys."""
-    return Signature({"enable": Out(1), "value": Out(1), "slot": Out(8), "data": Out(int8s(lanes)),
+    """KV cache write port as seen by the vector unit; ``value`` selects values, else keys; ``last`` ends a word."""
+    return Signature({"enable": Out(1), "value": Out(1), "slot": Out(8), "last": Out(1), "data": Out(int8s(lanes)),
                       "exponent": Out(EXPONENT_BITS)})
 
 

@@ -89,7 +89,7 @@ class TileEngine(wiring.Component):
     fetch : tiles of an operation wanted.
     tiles : tiles in the order of consumption.
     starved : a tile could be taken but is not there.
-    write : elements, part after part of a beat; data are zero while it is not enabled.
+    write : elements, one after the other through the beats; data are zero while it is not enabled.
     result : peak of all elements of an operation.
 
     Raises
@@ -194,5 +194,6 @@ class TileEngine(wiring.Component):
         with m.If(self.op.ready):
             m.d.sync += [self.write.address.eq(self.op.payload.dst), self.write.part.eq(1)]
         with m.Elif(element_tag.last):
-            m.d.sync += [self.write.address.eq(self.write.address + self.write.part[-1]),
-                         self.write.part.eq(self.write.part.rotate_left(1))]
+            parts = c.rows // c.part
+            m.d.sync += [self.write.address.eq(self.write.address + self.write.part[-parts:].any()),
+                         self.write.part.eq(self.write.part.rotate_left(parts))]

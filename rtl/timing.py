@@ -85,27 +85,26 @@ VECTOR_PIPELINE_CYCLES = 6  # read, operands, multiply, shift, add, saturate
 
 def vector_cycles(config: Config, op: Op) -> int:
     """Vector unit, VECTOR: while no other unit delivers a scalar in the cycles in which it does."""
-    parts, start = op.beats * config.slices, 1
+    beats, start = op.beats, 1
     match VectorFn(op.fn):
         case VectorFn.SCALE if op.segmented:
-            start, finish = 3, config.segments * op.beats + config.slices - 2
+            start, finish = 3, config.segments * beats - 1
         case VectorFn.SCALE:
-            start, finish = 3, parts - 1
+            start, finish = 3, beats - 1
         case VectorFn.ADD:
-            start, finish = 3, 2 * parts - 2
+            start, finish = 3, 2 * beats - 2
         case VectorFn.SQUARE:
-            finish = parts - 2
+            finish = beats - 2
         case VectorFn.ROTATE:
-            finish = 2 * parts - 1
+            finish = 2 * beats - 1
         case VectorFn.GATE:
-            finish = 2 * parts + 1
-    return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes // config.slices)
+            finish = 2 * beats + 1
+    return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 
 def embed_cycles(config: Config, op: Op) -> int:
     """Vector unit, EMBED: as `vector_cycles`."""
-    parts = op.beats * config.slices
-    return 3 + parts + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes // config.slices)
+    return 3 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 
 def scalar_cycles(config: Config, op: Op) -> int:
@@ -133,7 +132,7 @@ def attention_cycles(config: Config, position: int) -> int:
     """Attention unit: while no other unit delivers a scalar in the cycles in which it does."""
     score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
     probability = 1 + 2 + EXP2_CYCLES
-    finish = max(config.heads_parallel, OPERAND_CYCLES + config.query_groups)
+    finish = max(config.heads_parallel, OPERAND_CYCLES + config.query_groups * config.word_beats)
     return 2 * position + 2 + score + probability + finish
 
 

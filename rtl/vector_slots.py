@@ -6,40 +6,39 @@ from amaranth.lib.wiring import In, Out
 
 from rtl.isa import VectorFn
 
-SLOT = data.StructLayout({"valid": 1, "second": 1, "finish": 1, "last": 1, "slice": 1})
+SLOT = data.StructLayout({"valid": 1, "second": 1, "finish": 1, "last": 1})
 
 
 class VectorSlots(wiring.Component):
-    """Walks the slices of the beats of an operation, one read of vector memory per slot.
+    """Walks the beats of an operation, one read of vector memory per slot.
 
-    SCALE, SQUARE and the embedding take a slot per slice. The others take two: first ``a``, then ``b`` (ADD), ``a``
-    again (ROTATE), or the ``b`` of the slice before (GATE, whose square is ready three slots after its ``a``).
+    SCALE, SQUARE and the embedding take a slot per beat. The others take two: first ``a``, then ``b`` (ADD), ``a``
+    again (ROTATE), or the ``b`` of the beat before (GATE, whose square is ready three slots after its ``a``).
 
     Latency: SQUARE, ROTATE and GATE start in the cycle after ``start``, which do not need a factor at once; the
-    others in the cycle after ``first``. Segmented operations take their slots from the cycle in which ``beat`` is high.
+    others in the cycle after ``first``. Segmented operations take a slot when ``beat`` is high.
 
     Parameters
     ----------
     address_bits : width of addresses.
-    slices : of a beat, 1 or 2.
 
     Members
     -------
     start : begin; ``fn``, ``embed``, ``segmented``, ``src``, ``src2``, ``beats`` are read in this cycle.
     first, beat : progress of the scalars.
     address : beat to read.
-    slot : ``valid`` if there is one in this cycle; ``second`` of its slice; ``finish``: its product completes a
-        result; ``last``: the last result; ``slice`` of the beat.
+    slot : ``valid`` if there is one in this cycle; ``second`` of its beat; ``finish``: its product completes a
+        result; ``last``: the last result.
 
     Raises
     ------
     ValueError: ``address_bits`` narrower than a field of an operation.
     """
 
-    def __init__(self, *, address_bits: int, slices: int) -> None:
+    def __init__(self, *, address_bits: int) -> None:
         if address_bits < 8:
             raise ValueError(f"address_bits must be at least 8, got {address_bits}")
-        self._address_bits, self._slice_bits = address_bits, slices.bit_length() - 1
+        self._address_bits = address_bits
         super().__init__({
             "start": In(1), "fn": In(3), "embed": In(1), "segmented": In(1),
             "src": In(address_bits), "src2": In(8), "beats": In(7),
@@ -52,11 +51,8 @@ class VectorSlots(wiring.Component):
         active, waiting = Signal(), Signal()
         paired, rotate, gate, segmented = Signal(), Signal(), Signal(), Signal()
         second, opening = Signal(), Signal()
-        # Addresses of slices: a beat's, and below it the slice.
-        bits = self._slice_bits
-        a_address, b_address, left = Signal(self._address_bits + bits), Signal(8 + bits), Signal(7 + bits)
-        again = Signal()
-        address = Mux(second & ~rotate, b_address, a_address)
+        a_address, b_address = Signal(self._address_bits), Signal(8)
+        left = Signal(7)
 
         def is_fn(fn: VectorFn) -> Signal:
             return (self.fn == fn) & ~self.embed
@@ -64,15 +60,12 @@ class VectorSlots(wiring.Component):
         finishes = Mux(paired & (rotate | gate), second, ~second) & ~(gate & opening)
         final = left == 0
         m.d.comb += [
-            self.slot.valid.eq(active & (~segmented | self.beat | again)),
-            self.slot.slice.eq(address[:bits]),
+            self.slot.valid.eq(active & (~segmented | self.beat)),
             self.slot.second.eq(second),
             self.slot.finish.eq(self.slot.valid & finishes),
             self.slot.last.eq(self.slot.valid & finishes & final),
-            self.address.eq(address >> bits),
+            self.address.eq(Mux(second & ~rotate, b_address, a_address)),
         ]
-        if bits:
-            m.d.sync += again.eq(self.beat)
         with m.If(self.slot.valid):
             m.d.sync += second.eq(paired & ~second)
             with m.If(second | ~paired):
@@ -89,7 +82,7 @@ class VectorSlots(wiring.Component):
                 paired.eq(is_fn(VectorFn.ADD) | is_fn(VectorFn.ROTATE) | is_fn(VectorFn.GATE)),
                 rotate.eq(is_fn(VectorFn.ROTATE)), gate.eq(is_fn(VectorFn.GATE)), segmented.eq(self.segmented),
                 second.eq(0), opening.eq(1),
-                a_address.eq(self.src << bits), b_address.eq((self.src2 << bits) - is_fn(VectorFn.GATE)),
-                left.eq((self.beats << bits) - ~is_fn(VectorFn.GATE)),
+                a_address.eq(self.src), b_address.eq(self.src2 - is_fn(VectorFn.GATE)),
+                left.eq(self.beats - ~is_fn(VectorFn.GATE)),
             ]
         return m

@@ -1,4 +1,4 @@
-"""Vector unit: scale, add, square, rotate, gate and embed, in one or two cycles per slice of a beat."""
+"""Vector unit: scale, add, square, rotate, gate and embed, in one or two cycles per beat."""
 
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
@@ -40,8 +40,7 @@ class VectorUnit(wiring.Component):
     Parameters
     ----------
     lanes : elements per beat.
-    slices : parts of a beat that pass one after the other, 1 or 2.
-    head_dim : elements per head; a slice is a multiple of it.
+    head_dim : elements per head; ``lanes`` is a multiple of it.
     vector_depth : beats of vector memory.
     activation_depth : beats of the activation buffer.
     vocab, embed_beats, embed_planes : shape of the embedding memory.
@@ -60,16 +59,16 @@ class VectorUnit(wiring.Component):
 
     Raises
     ------
-    ValueError: a slice is no multiple of ``head_dim``, or ``head_dim`` is odd.
+    ValueError: ``lanes`` is no multiple of ``head_dim``, or ``head_dim`` is odd.
     """
 
-    def __init__(self, *, lanes: int, slices: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
+    def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
                  embed_beats: int, embed_planes: int, primitives: str = "portable") -> None:
-        if slices not in (1, 2) or lanes % (slices * head_dim):
-            raise ValueError(f"lanes {lanes} must be a multiple of {slices} slices of heads of {head_dim}")
+        if lanes % head_dim:
+            raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even")
-        self._lanes, self._slices, self._head_dim = lanes, slices, head_dim
+        self._lanes, self._head_dim = lanes, head_dim
         self._embed_beats, self._embed_planes, self._primitives = embed_beats, embed_planes, primitives
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
@@ -90,10 +89,9 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
-        m.submodules.slots = slots = VectorSlots(
-            address_bits=max(8, len(self.embedding.address)), slices=self._slices)
+        m.submodules.slots = slots = VectorSlots(address_bits=max(8, len(self.embedding.address)))
         m.submodules.lanes = lanes = VectorLanes(
-            lanes=self._lanes, slices=self._slices, head_dim=self._head_dim, embed_planes=self._embed_planes,
+            lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes,
             primitives=self._primitives)
         start = Signal()
         taken, operation = Signal(OPERATION), Signal(OPERATION)
@@ -155,7 +153,7 @@ class VectorUnit(wiring.Component):
             self.query.enable.eq(lanes.o_valid & (target == Target.QUERY)),
             self.query.exponent.eq(exponent),
             self.cache.enable.eq(lanes.o_valid & ((target == Target.KEY) | (target == Target.VALUE))),
-            self.cache.value.eq(target == Target.VALUE),
+            self.cache.value.eq(target == Target.VALUE), self.cache.last.eq(lanes.o_last),
             self.cache.slot.eq(operation.dst),
             self.cache.exponent.eq(exponent),
         ]
@@ -166,12 +164,12 @@ class VectorUnit(wiring.Component):
                 scale: VectorScale) -> None:
         """Deliver the sum or the block scale, then the peak, which ends the operation."""
         m.submodules.peak = peak = Reduction(
-            combine=larger, lanes=self._lanes // self._slices, lane_bits=ELEMENT_BITS, out_bits=ELEMENT_BITS)
+            combine=larger, lanes=self._lanes, lane_bits=ELEMENT_BITS, out_bits=ELEMENT_BITS)
         m.submodules.sum = squares = Reduction(
-            combine=total, lanes=self._lanes // self._slices, lane_bits=SQUARE_BITS, out_bits=SUM_BITS)
+            combine=total, lanes=self._lanes, lane_bits=SQUARE_BITS, out_bits=SUM_BITS)
         m.d.comb += [
             peak.start.eq(start), peak.initial.eq(0),
-            peak.i.eq(lanes.key), peak.i_valid.eq(lanes.key_valid), peak.i_last.eq(lanes.key_last),
+            peak.i.eq(lanes.o_key), peak.i_valid.eq(lanes.o_valid), peak.i_last.eq(lanes.o_last),
             squares.start.eq(start), squares.initial.eq(taken.op.dst << 8 | taken.op.src2),
             squares.i.eq(lanes.square), squares.i_valid.eq(lanes.square_valid), squares.i_last.eq(lanes.square_last),
         ]

@@ -45,11 +45,11 @@ def attend(query: np.ndarray, query_exponent: int, keys: np.ndarray, key_exponen
            values: np.ndarray, value_exponents: np.ndarray, config: Config) -> tuple[np.ndarray, list[Scalar]]:
     """Attention unit over T positions.
 
-    query int8 [groups, lanes], keys and values int8 [T, lanes], exponents [T].
-    Returns int64 [groups, lanes] and, per head ``g * segments + s``, the scalar sum(p) / 2**max(value exponent).
+    query int8 [groups, word_lanes], keys and values int8 [T, word_lanes], exponents [T].
+    Returns int64 [groups, word_lanes] and, per head ``g * word_heads + s``, the scalar sum(p) / 2**max(value exponent).
     """
     positions = keys.shape[0]
-    split = (positions, config.segments, config.head_dim)
+    split = (positions, config.word_heads, config.head_dim)
     q = query.astype(np.float64).reshape(config.query_groups, *split[1:])
     dots = np.einsum("gsd,tsd->gst", q, keys.astype(np.float64).reshape(split)).astype(np.int64)
     scores = fixed.saturate(fixed.shift_round(dots << (query_exponent + key_exponents), SCORE_FRACTION), SCORE_BITS)
@@ -101,9 +101,9 @@ class Golden:
         c = self.config
         self.vector = np.zeros((c.vector_depth, c.lanes), np.int64)
         self.activation = np.zeros((c.activation_depth, c.lanes), np.int64)
-        self.query = np.zeros((c.query_groups, c.lanes), np.int64)
+        self.query = np.zeros((c.query_groups * c.word_beats, c.lanes), np.int64)
         self.query_exponent = 0
-        self.cache = {t: np.zeros((c.kv_slots, c.context, c.lanes), np.int8) for t in (Target.KEY, Target.VALUE)}
+        self.cache = {t: np.zeros((c.kv_slots, c.context, c.word_lanes), np.int8) for t in (Target.KEY, Target.VALUE)}
         self.cache_exponents = {t: np.zeros((c.kv_slots, c.context), np.int64) for t in (Target.KEY, Target.VALUE)}
         self.scalars = [fixed.ONE] * SCALARS
         self.temperature = temperature
@@ -219,7 +219,7 @@ class Golden:
                 self.query[op.dst : op.dst + op.beats] = out
                 self.query_exponent = fixed.block_exponent(self.scalars[op.ra])
             case Target.KEY | Target.VALUE:
-                self.cache[target][op.dst, self.position] = out[0]
+                self.cache[target][op.dst, self.position] = out.ravel()
                 self.cache_exponents[target][op.dst, self.position] = fixed.block_exponent(self.scalars[op.ra])
         self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
         return out
@@ -227,9 +227,10 @@ class Golden:
     def _attend(self, op: Op) -> np.ndarray:
         history = (op.slot, slice(0, self.position + 1))
         out, sums = attend(
-            self.query, self.query_exponent,
+            self.query.reshape(self.config.query_groups, -1), self.query_exponent,
             self.cache[Target.KEY][history], self.cache_exponents[Target.KEY][history],
             self.cache[Target.VALUE][history], self.cache_exponents[Target.VALUE][history], self.config)
-        self.vector[op.dst : op.dst + self.config.query_groups] = out
+        out = out.reshape(-1, self.config.lanes)
+        self.vector[op.dst : op.dst + len(out)] = out
         self.scalars[op.rd : op.rd + len(sums)] = sums
         return out

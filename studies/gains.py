@@ -83,7 +83,7 @@ CHANGES = (
            program=adds_beside_the_matrix),
     Change("reciprocals of the heads pipelined", "a pipelined scalar unit", duration=overlapped_reciprocals),
     Change("scale and rotate in one pass", "a second multiplication in the vector lanes", program=rotation_with_scale),
-    Change("sampler: 8 logits per clock", "twice its lanes", config=lambda c: replace(c, sampler_lanes=8)),
+    Change("sampler: 10 logits per clock", "2.5 times its lanes", config=lambda c: replace(c, sampler_lanes=10)),
 )
 
 

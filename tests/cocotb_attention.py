@@ -31,8 +31,8 @@ class History:
     """Keys and values of one slot, and the queries that meet them."""
 
     def __init__(self, rng: np.random.Generator, config: Config, style: str, positions: int) -> None:
-        shape = (positions, config.lanes)
-        self.query = rng.integers(-127, 128, (config.query_groups, config.lanes))
+        shape = (positions, config.word_lanes)
+        self.query = rng.integers(-127, 128, (config.query_groups, config.word_lanes))
         self.keys, self.values = rng.integers(-127, 128, (2, *shape))
         self.query_exponent = int(rng.integers(0, 8))
         self.key_exponents = rng.integers(0, 6, positions)
@@ -87,14 +87,17 @@ class Bench:
             dut.write__value.value = value
             for position in range(len(data)):
                 dut.position.value = position
-                dut.write__data.value = pack(data[position], 8)
                 dut.write__exponent.value = int(exponents[position])
-                await RisingEdge(dut.clk)
+                beats = data[position].reshape(self.config.word_beats, -1)
+                for beat, elements in enumerate(beats):
+                    dut.write__data.value = pack(elements, 8)
+                    dut.write__last.value = beat == len(beats) - 1
+                    await RisingEdge(dut.clk)
         dut.write__enable.value = 0
         dut.query__exponent.value = history.query_exponent
         dut.query__enable.value = 1
-        for group, data in enumerate(history.query):
-            dut.query__address.value = group
+        for beat, data in enumerate(history.query.reshape(-1, self.config.lanes)):
+            dut.query__address.value = beat
             dut.query__data.value = pack(data, 8)
             await RisingEdge(dut.clk)
         dut.query__enable.value = 0
@@ -141,20 +144,22 @@ async def check_seed(bench: Bench, config: Config, seed: int) -> None:
         style, pattern = STYLES[case % 4], STALL_PATTERNS[case // 4]
         last = int(rng.choice([0, 1, rng.integers(config.context), config.context - 1]))
         last = {0: 0, 1: config.context - 1}.get(case, last)
-        slot, dst = int(rng.integers(config.kv_slots)), int(rng.integers(config.vector_depth - config.query_groups))
+        slot = int(rng.integers(config.kv_slots))
+        dst = int(rng.integers(config.vector_depth - config.query_groups * config.word_beats))
         rd = int(rng.integers(31 - config.heads_parallel))
         where = f"seed {seed} case {case} {style} position {last} stalls {pattern}"
         history = History(rng, config, style, last + 1)
-        beats, sums = history.expected(config)
+        out, sums = history.expected(config)
+        beats = out.reshape(-1, config.lanes)
         bench.beats.clear()
         await bench.fill(history, slot)
         cycles, results = await bench.attend(slot, dst, rd, pattern, case)
 
-        assert [address for address, _ in bench.beats] == list(range(dst, dst + config.query_groups)), where
-        for group, (_, beat) in enumerate(bench.beats):
+        assert [address for address, _ in bench.beats] == list(range(dst, dst + len(beats))), where
+        for index, (_, beat) in enumerate(bench.beats):
             for lane, value in enumerate(beat):
-                expected = int(beats[group, lane])
-                assert value == expected, f"{where}: group {group} lane {lane} is {value}, expected {expected}"
+                expected = int(beats[index, lane])
+                assert value == expected, f"{where}: beat {index} lane {lane} is {value}, expected {expected}"
         for head, (word, scalar) in enumerate(zip(results, sums, strict=True)):
             register, value, exponent = word & 31, word >> 5 & (1 << 36) - 1, unpack(word >> 41, 9, 1)[0]
             assert register == rd + head, f"{where}: head {head} goes to register {register}, expected {rd + head}"

@@ -98,16 +98,16 @@ class Bench:
             if dut.write__enable.value:
                 part = int(dut.write__part.value)
                 assert part.bit_count() == 1, f"{op}: writes to parts {part:b}"
-                place = int(dut.write__address.value) * (c.lanes // c.rows) + part.bit_length() - 1
+                place = int(dut.write__address.value) * (c.lanes // c.part) + part.bit_length() - 1
                 writes.append((place, int(dut.write__data.value)))
             if not dut.busy.value:
                 break
             busy_cycles += 1
             assert busy_cycles < 100_000, f"{op}: still busy"
-        first = op.dst * c.lanes // c.rows
+        first, step = op.dst * c.lanes // c.part, c.rows // c.part
         what = f"{c.name} {op.fields}"
         check_equal(f"{what}: place of write", [address for address, _ in writes],
-                    [first + group for group in range(op.groups)])
+                    [first + step * group for group in range(op.groups)])
         check_equal(f"{what}: write", [word for _, word in writes],
                     [pack(group, ELEMENT_BITS) for group in expected.reshape(op.groups, c.rows)])
         peak = int(np.abs(expected).max())

@@ -70,7 +70,7 @@ class Watch:
             self.current.last_busy = cycle
             for enable, data, address, part, bits, count in self.ports:
                 if enable.value:
-                    at = int(address.value) if address is not None else 0
+                    at = int(address.value) if address is not None else len(self.current.values)
                     if part is not None:
                         at = at * len(part) + int(part.value).bit_length() - 1
                     self.current.values[at] = lanes_of(int(data.value), bits, count)
@@ -115,11 +115,11 @@ class Uart:
 def expected_writes(config: Config, op: Op, written: np.ndarray) -> dict[int, list[int]]:
     """The writes by port address that the golden model's values stand for."""
     if op.opcode == Opcode.MATVEC:
-        first = op.dst * config.lanes // config.rows
+        first, step = op.dst * config.lanes // config.part, config.rows // config.part
         rows = written.reshape(-1, config.rows)
-        return {first + group: row.tolist() for group, row in enumerate(rows)}
+        return {first + step * group: row.tolist() for group, row in enumerate(rows)}
     if op.opcode == Opcode.VECTOR and op.target in (Target.KEY, Target.VALUE):
-        return {0: written[0].tolist()}
+        return {beat: row.tolist() for beat, row in enumerate(written)}
     if op.opcode == Opcode.VECTOR and op.target == Target.NONE:
         return {}
     return {op.dst + beat: row.tolist() for beat, row in enumerate(written)}

@@ -205,9 +205,12 @@ class Machine:
                 await RisingEdge(dut.clk)
                 dut.beats__enable.value, dut.beats__data.value = 0, 0
             else:
-                for group in range(c.lanes // c.rows):
-                    dut.rows__enable.value, dut.rows__address.value, dut.rows__part.value = 1, beat, 1 << group
-                    dut.rows__data.value = pack(values[group * c.rows :][: c.rows], 18)
+                for lane in range(0, c.lanes, c.part):
+                    # Also what lies before and after the part: other parts of it are written over later.
+                    dut.rows__enable.value, dut.rows__address.value = 1, beat
+                    dut.rows__part.value = 1 << lane // c.part
+                    around = np.concatenate([values, self.model.vector[(beat + 1) % len(self.model.vector)]])
+                    dut.rows__data.value = pack(around[lane:][: c.rows], 18)
                     await RisingEdge(dut.clk)
                 dut.rows__enable.value, dut.rows__data.value = 0, 0
         cosine, sine = self.model.factors

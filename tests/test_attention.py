@@ -46,6 +46,7 @@ class CachedAttention(wiring.Component):
 @pytest.mark.parametrize(("name", "changes", "seeds"), [
     ("tiny", {}, 20),
     ("groups", {"lanes": 12, "rows": 12, "head_dim": 6, "query_groups": 3, "context": 16}, 20),
+    ("words", {"lanes": 8, "word_beats": 2, "query_groups": 2, "context": 16}, 20),
 ])
 def test_matches_golden(name: str, changes: dict[str, int], seeds: int) -> None:
     """Beats, sums and cycles of every operation equal the golden model's, under stalls of the result."""

@@ -7,7 +7,7 @@ import pytest
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from rtl.config import TINY
+from rtl.config import TINY, Config
 from rtl.embedding import PIECE_BITS, Embedding
 from rtl.kv_cache import KvCache
 from rtl.one_port_memory import OnePortMemory
@@ -30,23 +30,27 @@ def simulate(dut: wiring.Component, bench) -> None:
     simulator.run()
 
 
+@pytest.mark.parametrize("config", [CACHE, replace(CACHE, word_beats=2)], ids=["beats", "words"])
 @pytest.mark.parametrize("seed", range(10))
-def test_cache_keeps_what_was_written(seed: int) -> None:
+def test_cache_keeps_what_was_written(seed: int, config: Config) -> None:
     """Random writes and reads agree with a dictionary; writes beyond slots or context are ignored."""
     rng = np.random.default_rng(seed)
-    dut = KvCache(config=CACHE)
-    blank = ([0] * CACHE.lanes, 0)
+    dut = KvCache(config=config)
+    blank = ([0] * config.word_lanes, 0)
     model: dict[tuple[int, int], tuple[list[int], int]] = {}
 
     async def bench(ctx) -> None:
         for step in range(300):
             slot, position = int(rng.integers(5)), int(rng.choice([*range(8), 8, 9, 256, 32768]))
             value, exponent = int(rng.integers(2)), int(rng.integers(16))
-            data = rng.integers(-128, 128, CACHE.lanes).tolist()
+            data = rng.integers(-128, 128, config.word_lanes).tolist()
             held = slot < CACHE.kv_slots and position < CACHE.context
-            drive(ctx, dut.write, enable=1, value=value, slot=slot, data=data, exponent=exponent)
             ctx.set(dut.position, position)
-            await ctx.tick()
+            for beat in range(config.word_beats):
+                part = data[beat * config.lanes :][: config.lanes]
+                drive(ctx, dut.write, enable=1, value=value, slot=slot, data=part, exponent=exponent,
+                      last=beat == config.word_beats - 1)
+                await ctx.tick()
             ctx.set(dut.write.enable, 0)
             if held:
                 model[value, slot * CACHE.context + position] = (data, exponent)
