@@ -7,6 +7,9 @@
 #define LED_LINK_ERROR 64u
 #define LED_RESTART 128u
 
+/* Identity of the image that the bitstream holds, 0 for none. It lies in start.S, at a place that the host knows. */
+extern const uint32_t bitstream_image_id;
+
 static bool restarted;
 
 static void hello(void)
@@ -80,6 +83,9 @@ int main(void)
         event_u8(CODE_RESTART);
         event_u32(0);
         event_send();
+    } else {
+        /* After a restart the register knows better: another image may have been loaded, or half of one. */
+        CSR_IMAGE_ID = bitstream_image_id;
     }
     for (;;) {
         CSR_WATCHDOG = 1;

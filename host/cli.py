@@ -23,6 +23,7 @@ from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
 from rtl.config import CONFIGS
@@ -169,6 +170,19 @@ def compile_model(
     image.save(output)
     print(f"{output}: image {image.image_id:08x} for {image.config.name}, {len(image.program)} operations, "
           f"{image.predicted_cycles(0)} to {image.predicted_cycles(image.context - 1)} cycles per token")
+
+
+@app.command("swap")
+def swap_model(
+    bitstream: Annotated[Path, typer.Argument(help="Bitstream of a build, with its map beside it.")],
+    image: Annotated[Path, typer.Argument(help="Image file, or a model directory.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", show_default="the bitstream itself",
+                                                help="Bitstream to write; its map goes beside it.")] = None,
+) -> None:
+    """Put another model into a routed bitstream, without place and route."""
+    target = output or bitstream
+    held, blocks = swap(bitstream, image, target)
+    print(f"{target}: image {held.image_id:08x} for {held.config.name} in {blocks} block RAMs, map {map_of(target)}")
 
 
 @app.command("list")

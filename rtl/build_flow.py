@@ -12,9 +12,13 @@ from amaranth.lib import wiring
 from amaranth.vendor import LatticeECP5Platform
 
 from boards import Board
+from host.block_map import find_blocks
+from host.block_memory import block_memories, noise
 from host.errors import TritloomError
+from host.files import write_atomically
 from host.image import Image
-from rtl.build_netlist import drop_unused_carries, lut_sites
+from host.swap import SwapMap, map_of
+from rtl.build_netlist import block_contents, drop_unused_carries, lut_sites
 from rtl.build_report import Clock, clocks, resources, worst_path
 from rtl.build_tools import BuildLog, versions
 from rtl.config import Config
@@ -53,6 +57,8 @@ class Build:
     netlist: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     routed: bool = False
+    swap_map: SwapMap | None = None
+    bitstream: bytes = b""
 
     @property
     def work(self) -> Path:
@@ -66,8 +72,9 @@ class Build:
         TritloomError: a tool failed, or a clock misses its frequency; then the report is there, the bitstream is not.
         """
         self.work.mkdir(parents=True, exist_ok=True)
-        for name in (BITSTREAM, REPORT):
-            (self.folder / name).unlink(missing_ok=True)
+        bitstream = self.folder / BITSTREAM
+        for path in (bitstream, map_of(bitstream), self.folder / REPORT):
+            path.unlink(missing_ok=True)
         platform = self.board.devices[self.device]()
         with BuildLog(self.folder / LOG, len(STEPS)) as log:
             log.step("firmware", "zig cc")
@@ -75,6 +82,7 @@ class Build:
             log.step("image", "compiling the model")
             self.image = self.read_image()
             self.image.save(self.folder / IMAGE)
+            block_memories(self.image.require(self.config), self.firmware)  # fails if it does not fit
             log.step("export", "Amaranth")
             self.export(platform)
             log.step("synthesis", "yosys")
@@ -84,23 +92,25 @@ class Build:
             log.step("bitstream", "ecppack")
             if self.routed:
                 log.run("ecppack", ("--compress", "--input", "top.config", "--bit", "top.bit"), folder=self.work)
+                self._put_image()
             log.step("report")
             found = self._clocks()
             report = self._report(found)
         report["seconds"] = log.seconds
-        write_atomically(self.folder / REPORT, (json.dumps(report, indent=2) + "\n").encode())
+        write_atomically({self.folder / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
         self._check_timing(found)
-        write_atomically(self.folder / BITSTREAM, (self.work / "top.bit").read_bytes())
-        return self.folder / BITSTREAM
+        write_atomically({map_of(bitstream): self.swap_map.file, bitstream: self.bitstream})
+        return bitstream
 
     def export(self, platform: LatticeECP5Platform) -> None:
         """Write the design as RTLIL into ``work``, with the scripts and constraints that go with it.
 
-        ``firmware`` and ``image`` must be there.
+        Its memories hold noise, so what synthesis and routing make of it does not depend on the model.
         """
         domains = self.board.clocks[self.config.name]
+        image, firmware = noise(self.config)
         soc = self.make_soc(
-            config=self.config, image=self.image, firmware=self.firmware, engine_hz=int(domains.sync_hz),
+            config=self.config, image=image, firmware=firmware, engine_hz=int(domains.sync_hz),
             cpu_hz=int(domains.cpu_hz), sdram_hz=domains.sdram_hz, baud_hz=self.board.baud_hz, primitives="ecp5",
             sdram_part=self.board.sdram,
             sdram_io_cycles=self.board.sdram_io_cycles)
@@ -118,6 +128,8 @@ class Build:
         log.run("yosys", ("-q", "-l", "yosys.log", f"{TOP}.ys"), folder=self.work)
         self.netlist = json.loads((self.work / f"{TOP}.json").read_text())
         drop_unused_carries(self.netlist)
+        # Better to learn now that a memory is not where a model can be put than after routing.
+        find_blocks(block_contents(self.netlist), block_memories(*noise(self.config)))
         (self.work / "netlist.json").write_text(json.dumps(self.netlist))
 
     def _route(self, platform: LatticeECP5Platform, log: BuildLog) -> None:
@@ -134,6 +146,12 @@ class Build:
         self.routed = status == 0
         self.timing = json.loads(report.read_text())
 
+    def _put_image(self) -> None:
+        """Find the memories in the routed chip, and put firmware and image there in place of noise."""
+        routed = (self.work / "top.bit").read_bytes()
+        self.swap_map = SwapMap.of_routed(self.config, self.firmware, routed)
+        self.bitstream = self.swap_map.put(self.image, routed)
+
     def _clocks(self) -> dict[str, Clock]:
         domains = self.board.clocks[self.config.name]
         return clocks(self.timing, self.netlist, domains.required_hz, tuple(domains.outputs))
@@ -144,7 +162,7 @@ class Build:
         hashes = {"firmware": self.firmware, "image": (self.folder / IMAGE).read_bytes(),
                   "design": (self.work / f"{TOP}.il").read_bytes()}
         if self.routed:
-            hashes["bitstream"] = (self.work / "top.bit").read_bytes()
+            hashes["bitstream"] = self.bitstream
         return {
             "board": self.board.name, "device": self.device, "config": self.config.name, "seed": self.seed,
             "provenance": "placed and routed",
@@ -166,10 +184,3 @@ class Build:
             text = ", ".join(f"{name} reaches {clock.achieved_mhz:g} of {clock.required_mhz:g} MHz"
                              for name, clock in missed.items())
             raise TritloomError(f"timing missed: {text}; another --seed may do")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

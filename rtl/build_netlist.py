@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from rtl.carry_chain import INJECT
 
 # LUT4 sites that a cell takes. A distributed RAM takes four for its data and two for its write port.
 LUT_SITES = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 CARRY_FEED_SITES = 2  # nextpnr adds one CCU2C to bring a signal into a carry chain, and one to bring it out
 UNDRIVEN = "x"
+BLOCK_RAMS = ("DP16KD", "PDPW16KD")
 CARRY_PORTS = {"CIN": "input", "COUT": "output", "S0": "output", "S1": "output"}
 
 Module = Mapping[str, Any]
@@ -48,6 +51,21 @@ def drop_unused_carries(netlist: Mapping[str, Any]) -> int:
                     cell["connections"]["CIN"] = [UNDRIVEN]
                     dropped += 1
     return dropped
+
+
+def block_contents(netlist: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """Initial contents of all block RAMs, in the order of the netlist and the form of `Bitstream.contents`.
+
+    A cell has 64 parameters of sixteen 18-bit words, each in 20 bits.
+    """
+    found = {}
+    for module in netlist["modules"].values():
+        for cell in module["cells"].values():
+            if cell["type"] in BLOCK_RAMS:
+                text = "".join(cell["parameters"][f"INITVAL_{index:02X}"][::-1] for index in range(64))
+                words = np.frombuffer(text.encode(), np.uint8).reshape(-1, 20)[:, :18] == ord("1")
+                found[len(found)] = words.astype(np.uint8).reshape(-1, 9)
+    return found
 
 
 def lut_sites(module: Module) -> int:

@@ -90,7 +90,7 @@ class Control(wiring.Component):
     has_stream : whether weights stream from SDRAM.
     clock_hz : engine clock.
     context, vocab : positions and tokens; both queues hold ``context`` items.
-    image_id, stream_base, stream_words : of the image in the bitstream; values after reset.
+    stream_base, stream_words : of the image in SDRAM; values after reset.
     timeout_cycles : longest wait of one access.
 
     Members
@@ -109,10 +109,9 @@ class Control(wiring.Component):
     ValueError: a parameter does not fit its register.
     """
 
-    def __init__(self, *, geometry: int, has_stream: bool, clock_hz: int, context: int, vocab: int, image_id: int = 0,
+    def __init__(self, *, geometry: int, has_stream: bool, clock_hz: int, context: int, vocab: int,
                  stream_base: int = 0, stream_words: int = 0, timeout_cycles: int = 65536) -> None:
-        words = {"geometry": geometry, "clock_hz": clock_hz, "image_id": image_id, "stream_base": stream_base,
-                 "stream_words": stream_words}
+        words = {"geometry": geometry, "clock_hz": clock_hz, "stream_base": stream_base, "stream_words": stream_words}
         for name, value in words.items():
             if not 0 <= value < 1 << 32:
                 raise ValueError(f"{name} must fit 32 bits, got {value}")
@@ -123,7 +122,7 @@ class Control(wiring.Component):
         self.timeout_cycles = timeout_cycles
         self._constants = {"ID": IDENTITY, "VERSION": CONTROL_VERSION, "GEOMETRY": geometry,
                            "FLAGS": FLAG_STREAM * has_stream, "CLOCK_HZ": clock_hz, "CONTEXT": context, "VOCAB": vocab}
-        self._initial = {"IMAGE_ID": image_id, "STREAM_BASE": stream_base, "STREAM_WORDS": stream_words}
+        self._initial = {"STREAM_BASE": stream_base, "STREAM_WORDS": stream_words}
         super().__init__({
             "bus": In(RegisterBus()), "run": Out(RUN),
             "prompt": Out(stream.Signature(16)), "tokens": In(stream.Signature(TOKEN)),

@@ -83,7 +83,8 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=32, depth=self.size_bytes // 4, init=self.contents)
+        m.submodules.memory = memory = Memory(shape=32, depth=self.size_bytes // 4, init=self.contents,
+                                            attrs={"ram_style": "block"})
         read, write = memory.read_port(), memory.write_port(granularity=8)
         chosen = Signal(WORDS)
         data_begin, instructions_begin = Signal(), Signal()

@@ -10,6 +10,7 @@ from pathlib import Path
 from rtl.csr_map import RAM_BYTES, c_header
 
 SOURCE = Path(__file__).resolve().parent.parent / "firmware"
+IMAGE_ID_AT = 4            # byte address of the word for the image's identity, see firmware/start.S
 FLAGS = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32", "-Os", "-std=c11", "-Wall", "-Wextra", "-Wconversion",
          "-Wno-sign-conversion", "-Werror", "-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-sanitize=all",
          "-ffunction-sections", "-Wl,--gc-sections")
@@ -51,6 +52,20 @@ def build_firmware(build_dir: Path, *, ram_bytes: int = RAM_BYTES) -> bytes:
         first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")
         raise FirmwareError(f"firmware does not compile: {first} (all messages: {build_dir / 'firmware.log'})")
     return loadable(elf.read_bytes())
+
+
+def with_image_id(firmware: bytes, image_id: int) -> bytes:
+    """The firmware of a bitstream that holds an image; at power-up it reports this identity.
+
+    The identity lies in the firmware and not in a register's reset value, because block RAM is all that can be changed
+    in a routed bitstream.
+
+    Parameters
+    ----------
+    firmware : from `build_firmware`.
+    image_id : 0 for no image.
+    """
+    return firmware[:IMAGE_ID_AT] + image_id.to_bytes(4, "little") + firmware[IMAGE_ID_AT + 4:]
 
 
 def loadable(elf: bytes) -> bytes:

@@ -60,9 +60,10 @@ class Rotary(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        # Block RAM even where it is short: that is what `host.swap` can change in a routed bitstream.
         m.submodules.table = table = memory.Memory(
             shape=data.ArrayLayout(signed(FACTOR_BITS), 2), depth=1 << 1 + self._index_bits + self._pair_bits,
-            init=self._words)
+            init=self._words, attrs={"ram_style": "block"})
         write, read = table.write_port(granularity=1), table.read_port()
         m.d.comb += [
             write.en.eq(Mux(self.load.enable, Mux(self.load.address[0], 0b10, 0b01), 0)),

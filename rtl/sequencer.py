@@ -80,7 +80,7 @@ class Sequencer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = Memory(
-            shape=PROGRAM_BITS, depth=self._config.program_depth, init=self._words)
+            shape=PROGRAM_BITS, depth=self._config.program_depth, init=self._words, attrs={"ram_style": "block"})
         read = memory.read_port()
         self._load_program(m, memory)
 

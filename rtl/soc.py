@@ -13,6 +13,7 @@ from rtl.core import UNITS, Core
 from rtl.counters import EventCounters, RunDifference
 from rtl.cpu import CpuSubsystem
 from rtl.csr_map import COUNTERS, Space
+from rtl.firmware_build import with_image_id
 from rtl.sdram_controller import PinsSignature, SDRAMController
 from rtl.sdram_parts import DEFAULT_PART, SDRAMPart
 from rtl.weight_stream import WeightStream
@@ -59,8 +60,9 @@ class Soc(wiring.Component):
         embedded = not self.streaming or image_loaded
         self._control = Control(
             geometry=config.geometry, has_stream=self.streaming, clock_hz=engine_hz, context=config.context,
-            vocab=config.vocab, image_id=image.image_id if embedded else 0, stream_words=image.stream_words)
-        self._cpu = CpuSubsystem(firmware=firmware, clock_hz=cpu_hz, baud_hz=baud_hz)
+            vocab=config.vocab, stream_words=image.stream_words)
+        self._cpu = CpuSubsystem(
+            firmware=with_image_id(firmware, image.image_id if embedded else 0), clock_hz=cpu_hz, baud_hz=baud_hz)
         self.refresh_cycles = self._control.counters.refresh_cycles
         members = {"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8)}
         if self.streaming:

@@ -111,7 +111,7 @@ async def traffic(dut: Any) -> None:
     constants = {"ID": IDENTITY, "VERSION": CONTROL_VERSION, "GEOMETRY": p["geometry"], "FLAGS": FLAG_STREAM,
                  "CLOCK_HZ": p["clock_hz"], "CONTEXT": p["context"], "VOCAB": p["vocab"], "STATUS": 0}
     stored = {csr.name: 0 for csr in ENGINE_CSRS if csr.access == "rw"}
-    stored |= {"IMAGE_ID": p["image_id"], "STREAM_BASE": p["stream_base"], "STREAM_WORDS": p["stream_words"]}
+    stored |= {"STREAM_BASE": p["stream_base"], "STREAM_WORDS": p["stream_words"]}
     prompted, loaded, popped, cycles = [], [], 0, 0
     for index in range(ACCESSES):
         name, write, value = chance.choice(ENGINE_CSRS).name, chance.getrandbits(1), chance.getrandbits(32)

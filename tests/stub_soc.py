@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from rtl.control import TOKEN, Control
 from rtl.cpu import CpuSubsystem
 from rtl.csr_map import COUNTERS
-from rtl.firmware_build import build_firmware
+from rtl.firmware_build import build_firmware, with_image_id
 
 GEOMETRY = 0x1234
 IMAGE_ID = 77
@@ -73,10 +73,11 @@ class StubSoc(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.cpu = cpu = CpuSubsystem(firmware=build_firmware(FIRMWARE_BUILD), clock_hz=CPU_HZ,
-                                              baud_hz=CPU_HZ // BIT_CYCLES)
+        m.submodules.cpu = cpu = CpuSubsystem(
+            firmware=with_image_id(build_firmware(FIRMWARE_BUILD), IMAGE_ID), clock_hz=CPU_HZ,
+            baud_hz=CPU_HZ // BIT_CYCLES)
         m.submodules.control = control = Control(geometry=GEOMETRY, has_stream=False, clock_hz=2 * CPU_HZ,
-                                                 context=CONTEXT, vocab=VOCAB, image_id=IMAGE_ID)
+                                                 context=CONTEXT, vocab=VOCAB)
         m.submodules.core = core = self._core
         wiring.connect(m, cpu.bus, control.bus)
         wiring.connect(m, control.prompt, core.prompt)

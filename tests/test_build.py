@@ -2,19 +2,13 @@
 
 import json
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from amaranth import Module, Signal
-from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
 from boards import BOARDS
-from boards.clocks import Clocks
 from boards.ecp5_pll import PHASE_DETECTOR_HZ, PHASE_STEPS, VCO_HZ, PllOutput, pll_settings
 from boards.ulx3s import OSCILLATOR_HZ
 from host.errors import TritloomError
@@ -23,11 +17,11 @@ from rtl.build_flow import BITSTREAM, ENGINE, REPORT, Build
 from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
 from rtl.build_report import clocks, worst_path
 from rtl.carry_chain import INJECT
-from rtl.config import CONFIGS, TINY
-from rtl.sdram_controller import PinsSignature
+from rtl.config import CONFIGS
 from rtl.soc import Soc
 from rtl.timing import SDRAM_CLOCKS
 from tests.shapes import synthetic_image
+from tests.small_soc import SMALL, small_build
 
 ULX3S = BOARDS["ulx3s"]
 
@@ -170,69 +164,12 @@ def test_worst_path_names_signals_of_the_source() -> None:
     assert worst_path(report, "clk") == ["    1.50 ns  soc.sum (sum.py:7)", "    1.75 ns  soc.next[3]"]
 
 
-class SmallEngine(wiring.Component):
-    """Stands where the tile engine stands: a multiplier, two adders and a distributed RAM."""
-
-    i: In(16)
-    o: Out(32)
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        square, total = Signal(32), Signal(32)
-        m.submodules.table = table = Memory(shape=8, depth=16, init=[])
-        write, read = table.write_port(), table.read_port(domain="comb")
-        m.d.comb += [write.en.eq(1), write.addr.eq(self.i), write.data.eq(total), read.addr.eq(total[9:])]
-        m.d.sync += [square.eq(self.i * self.i + read.data), total.eq(total + square),
-                     self.o.eq(total ^ (total * 5)[7:])]
-        return m
-
-
-class SmallCore(wiring.Component):
-    """Holds the engine."""
-
-    o: Out(8)
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.engine = engine = SmallEngine()
-        count = Signal(24)
-        m.d.sync += count.eq(count + 1)
-        m.d.comb += [engine.i.eq(count), self.o.eq(engine.o[-8:])]
-        return m
-
-
 def test_chain_that_injects_its_carry_takes_none() -> None:
     """The first half of a gated adder overrides the carry below it, so a constant there needs no cell."""
     netlist = carry_chain(1, carry_in="0", read_carry_out=True, table=INJECT)
     assert lut_sites(top_module(netlist)) == 6
     assert drop_unused_carries(netlist) == 1
     assert lut_sites(top_module(netlist)) == 4
-
-
-class SmallSoc(wiring.Component):
-    """A design with the ports and clock domains of the accelerator that routes in seconds."""
-
-    verilog_files = ()
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__({"uart_rx": In(1, init=1), "uart_tx": Out(1, init=1), "leds": Out(8),
-                          "sdram": Out(PinsSignature())})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.core = core = SmallCore()
-        m.d.cpu += self.uart_tx.eq(self.uart_rx)
-        m.d.sdram += [self.sdram.a.eq(self.sdram.a + 1), self.sdram.dq_oe.eq(self.sdram.a[3]),
-                      self.sdram.dq_o.eq(self.sdram.dq_i + 1)]
-        m.d.comb += self.leds.eq(core.o)
-        return m
-
-
-def small_build(folder: Path, *, sync_mhz: float = 50) -> Build:
-    """A build of the small design for the smallest device, with all clock domains."""
-    domains = Clocks(sync_hz=sync_mhz * 1e6, cpu_hz=50e6, sdram_hz=2 * sync_mhz * 1e6, chip_phase_degrees=180)
-    return Build(board=replace(ULX3S, clocks={"tiny": domains}), device="12F", config=TINY,
-                 read_image=partial(synthetic_image, "tiny"), make_soc=SmallSoc, seed=1, folder=folder)
 
 
 def test_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
@@ -249,7 +186,7 @@ def test_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
     assert {"CCU2C", "LUT4", "TRELLIS_DPR16X4"} <= {cell["type"] for cell in cells}
     netlist_sites = lut_sites(top_module(job.netlist)) + lut_sites(job.netlist["modules"][ENGINE])
     assert 0 <= report["resources"]["LUT4"] - netlist_sites <= 2, report["resources"]
-    assert report["lut4_per_mac"] == round(report["engine_lut4"] / TINY.macs, 2)
+    assert report["lut4_per_mac"] == round(report["engine_lut4"] / SMALL.macs, 2)
     assert set(report["hashes"]) == {"firmware", "image", "design", "bitstream"}
     assert (tmp_path / BITSTREAM).stat().st_size > 10_000
     assert not list(tmp_path.glob("*.partial"))

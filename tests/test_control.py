@@ -7,7 +7,7 @@ from rtl.register_bus import RegisterBusCrossing
 from tests.bench import STALL_PATTERNS, run_bench
 
 SETTINGS = {"geometry": 0xC0FF_EE11, "has_stream": True, "clock_hz": 90_000_000, "context": 8, "vocab": 300,
-            "image_id": 0x1357_9BDF, "stream_base": 0x40, "stream_words": 0x5000, "timeout_cycles": 1000}
+            "stream_base": 0x40, "stream_words": 0x5000, "timeout_cycles": 1000}
 
 
 @pytest.mark.parametrize("pattern", STALL_PATTERNS)
