@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 import numpy as np
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -13,6 +13,7 @@ from rtl.isa import COMMON, FIELDS, PROGRAM_BITS, UNIT_OF, Opcode, Unit
 from rtl.op_layout import load_port, op_layout
 
 TOKEN_RECORD = data.StructLayout({"token": 16, "position": 15, "cycles": 32})
+OPCODE_BITS = dict(COMMON)["opcode"]
 FIELD_BASE = sum(width for _, width in COMMON)
 PIECE_BITS = 32
 LAST_PIECE = (PROGRAM_BITS - 1) // PIECE_BITS
@@ -86,11 +87,13 @@ class Sequencer(wiring.Component):
 
         counter = Signal(range(self._config.program_depth))
         op = Signal(PROGRAM_BITS)
+        chosen = Signal(1 << OPCODE_BITS)   # one bit per opcode: that of op, decoded on its way there
         go = Signal()              # the units that op waits for were idle in the cycle before
         cycles = Signal(32)
         remaining = Signal(16)
         stopping = Signal()
-        opcode, wait = op[:4], op[4:FIELD_BASE]
+        wait = op[OPCODE_BITS:FIELD_BASE]
+        arriving = Cat(read.data[:OPCODE_BITS] == opcode for opcode in range(len(chosen)))
         clear = Signal()
         accept = Signal()
         m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
@@ -100,7 +103,7 @@ class Sequencer(wiring.Component):
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
-            m.d.sync += [op.eq(read.data), counter.eq(counter + 1)]
+            m.d.sync += [op.eq(read.data), chosen.eq(arriving), counter.eq(counter + 1)]
 
         with m.FSM():
             with m.State("IDLE"):
@@ -120,14 +123,14 @@ class Sequencer(wiring.Component):
                     m.next = "DONE"
             with m.State("LOAD"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += [op.eq(read.data), go.eq(~self.busy.any())]
+                m.d.sync += [op.eq(read.data), chosen.eq(arriving), go.eq(~self.busy.any())]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += self.running.eq(1)
                 m.d.sync += go.eq(clear & ~accept)
-                self._issue(m, op, opcode, go, accept)
-                m.d.comb += self.issue_stall.eq(~clear | (go & (opcode != Opcode.END) & ~accept))
-                with m.If(go & (opcode == Opcode.END)):
+                self._issue(m, op, chosen, go, accept)
+                m.d.comb += self.issue_stall.eq(~clear | (go & ~chosen[Opcode.END] & ~accept))
+                with m.If(go & chosen[Opcode.END]):
                     m.d.comb += [self.records.valid.eq(1),
                                  self.records.payload.token.eq(self.sampled),
                                  self.records.payload.position.eq(self.now),
@@ -138,7 +141,7 @@ class Sequencer(wiring.Component):
                         m.next = "NEXT"
                         with m.If((remaining == 1) | stopping):
                             m.next = "DONE"
-                with m.If(opcode > max(Opcode)):
+                with m.If(chosen[max(Opcode) + 1 :].any()):
                     m.d.sync += self.fault.eq(Fault.BAD_OPCODE)
                     m.next = "DONE"
             with m.State("DONE"):
@@ -147,12 +150,12 @@ class Sequencer(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _issue(self, m: Module, op: Signal, opcode: Value, go: Signal, accept: Signal) -> None:
+    def _issue(self, m: Module, op: Signal, chosen: Signal, go: Signal, accept: Signal) -> None:
         """Offer the operation to its unit once all it waits for are idle."""
         for candidate in DISPATCHED:
             port = getattr(self.ops, candidate.name.lower())
             width = sum(bits for _, bits in FIELDS[candidate])
-            with m.If(go & (opcode == candidate)):
+            with m.If(go & chosen[candidate]):
                 m.d.comb += [port.valid.eq(1), accept.eq(port.ready)]
             m.d.comb += port.payload.as_value().eq(op[FIELD_BASE : FIELD_BASE + width])
 
