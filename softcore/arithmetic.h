@@ -38,6 +38,13 @@ static inline struct wide product(int32_t x, int32_t y)
                          small_product(x_low, y_low)};
 }
 
+/* Of a number of 18 bits with itself. */
+static inline struct wide squared(int32_t x)
+{
+    int32_t high = x >> 9, low = x & 511, both = small_product(high, low);
+    return (struct wide){(SQUARES[high + high] << 9) + both + both, SQUARES[low + low]};
+}
+
 /* value / 2**shift rounded half up, for shift >= 0. */
 static inline int32_t shift_round(int32_t value, int32_t shift)
 {

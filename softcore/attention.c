@@ -8,10 +8,14 @@ static int32_t scores[CONTEXT];
 static int32_t score(const int16_t *head_query, const int16_t *head_keys, const uint8_t *exponents, int32_t position)
 {
     int32_t largest = -SCORE_MAX - 1;
+    const int32_t *around[HEAD_DIM]; /* the table of squares, seen from a query's element */
+    for (int32_t lane = 0; lane < HEAD_DIM; lane++)
+        around[lane] = SQUARES + head_query[lane];
     for (int32_t at = 0; at <= position; at++, head_keys += LANES) {
         int32_t dot = 0;
+#pragma clang loop unroll(full)
         for (int32_t lane = 0; lane < HEAD_DIM; lane++)
-            dot += small_product(head_query[lane], head_keys[lane]);
+            dot += around[lane][head_keys[lane]] - around[lane][-head_keys[lane]];
         int32_t shift = SCORE_FRACTION - query_exponent - exponents[at];
         int32_t value = clamp(shift > 0 ? shift_round(dot, shift) : dot << -shift, -SCORE_MAX - 1, SCORE_MAX);
         scores[at] = value;
@@ -32,9 +36,12 @@ static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *ex
         int32_t weight = exp2_negative(largest - scores[at]);
         sum += weight;
         weight = shift_round(weight, top - exponents[at]);
-        if (weight != 0)
-            for (int32_t lane = 0; lane < HEAD_DIM; lane++)
-                out[lane] += small_product(weight, head_values[lane]);
+        if (weight == 0)
+            continue;
+        const int32_t *around = SQUARES + weight;
+#pragma clang loop unroll(full)
+        for (int32_t lane = 0; lane < HEAD_DIM; lane++)
+            out[lane] += around[head_values[lane]] - around[-head_values[lane]];
     }
     for (int32_t lane = 0; lane < HEAD_DIM; lane++)
         out[lane] = shift_round(out[lane], CONTEXT_LOG2 + 2);

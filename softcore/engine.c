@@ -48,12 +48,10 @@ void engine_matvec(const struct op *op)
         for (int32_t plane = op->planes; plane > 0; plane--) {
             total += total + total;
             const int16_t *group = sums[0];
-            for (const uint8_t *last = code + groups; code < last; code += 4, group += 4 * SUMS) {
-                total += sum_at(group, code[0]);
-                total += sum_at(group + SUMS, code[1]);
-                total += sum_at(group + 2 * SUMS, code[2]);
-                total += sum_at(group + 3 * SUMS, code[3]);
-            }
+            for (const uint8_t *last = code + groups; code < last; code += GROUPS_STEP, group += GROUPS_STEP * SUMS)
+#pragma clang loop unroll(full)
+                for (int32_t at = 0; at < GROUPS_STEP; at++)
+                    total += sum_at(group + at * SUMS, code[at]);
         }
         total = clamp(shift_round(total, op->shift), -ELEMENT_MAX - 1, ELEMENT_MAX);
         *out = total;

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parent.parent.parent / "softcore"
 OPTIMISE = "-O2"
 OP_FIELDS = ("opcode", "matrix", *dict.fromkeys(name for fields in FIELDS.values() for name, _ in fields))
 CODE_TRITS, CODE_BYTES = 4, 2      # a code is an offset in a table of 81 sums of two bytes
-GROUPS_STEP = 4                    # softcore/engine.c looks up so many codes between two checks
+GROUPS_STEP = 10                    # softcore/engine.c looks up so many codes between two checks
 SQUARES = 4095 + 127               # of the largest operands: a 12-bit probability and an int8 value
 
 
@@ -63,7 +63,7 @@ def _header(config: Config, prompt_tokens: int, passes: int) -> str:
         "VECTOR_DEPTH": c.vector_depth, "ACTIVATION_DEPTH": c.activation_depth,
         "EMBED_ELEMENTS": c.embed_beats * c.lanes, "FINE_POSITIONS": 1 << (c.context_log2 + 1) // 2,
         "ROTARY_FRACTION": fixed.ROTARY_FRACTION, "SCORE_FRACTION": SCORE_FRACTION, "SCALARS": SCALARS,
-        "NO_SCALAR": NO_SCALAR, "SQUARES_ORIGIN": SQUARES, "PROMPT_TOKENS": prompt_tokens, "PASSES": passes}
+        "NO_SCALAR": NO_SCALAR, "SQUARES_ORIGIN": SQUARES, "GROUPS_STEP": GROUPS_STEP, "PROMPT_TOKENS": prompt_tokens, "PASSES": passes}
     names: dict[str, type[IntEnum]] = {"OPCODE": Opcode, "VECTOR": VectorFn, "TARGET": Target, "SCALAR": ScalarFn}
     numbers = {f"{prefix}_{member.name}": member.value for prefix, kind in names.items() for member in kind}
     defines = "".join(f"#define {name} {value}\n" for name, value in (sizes | numbers).items())
