@@ -11,7 +11,7 @@ static int32_t score(const int16_t *head_query, const int16_t *head_keys, const 
     const int32_t *around[HEAD_DIM]; /* the table of squares, seen from a query's element */
     for (int32_t lane = 0; lane < HEAD_DIM; lane++)
         around[lane] = SQUARES + head_query[lane];
-    for (int32_t at = 0; at <= position; at++, head_keys += LANES) {
+    for (int32_t at = 0; at <= position; at++, head_keys += WORD_LANES) {
         int32_t dot = 0;
 #pragma clang loop unroll(full)
         for (int32_t lane = 0; lane < HEAD_DIM; lane++)
@@ -32,7 +32,7 @@ static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *ex
     int32_t sum = 0;
     for (int32_t lane = 0; lane < HEAD_DIM; lane++)
         out[lane] = 0;
-    for (int32_t at = 0; at <= position; at++, head_values += LANES) {
+    for (int32_t at = 0; at <= position; at++, head_values += WORD_LANES) {
         int32_t weight = exp2_negative(largest - scores[at]);
         sum += weight;
         weight = shift_round(weight, top - exponents[at]);
@@ -58,8 +58,7 @@ void attention_attend(const struct op *op, int32_t position)
     const int16_t *head_query = query;
     struct scalar *sums = scalars + op->rd;
     for (int32_t group = 0; group < QUERY_GROUPS; group++)
-        for (int32_t segment = 0; segment < SEGMENTS; segment++) {
-            int32_t lane = segment * HEAD_DIM;
+        for (int32_t lane = 0; lane < WORD_LANES; lane += HEAD_DIM) {
             int32_t largest = score(head_query, keys[op->slot][0] + lane, key_exponents[op->slot], position);
             int32_t sum = weigh(out, values[op->slot][0] + lane, exponents, position, largest, top);
             *sums = normalise((uint64_t)sum);

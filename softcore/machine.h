@@ -32,9 +32,9 @@ extern const struct segment reciprocal_table[], rsqrt_table[], exp2_table[];
 
 extern int32_t vector[VECTOR_DEPTH * LANES];
 extern int16_t activation[ACTIVATION_DEPTH * LANES];
-extern int16_t query[QUERY_GROUPS * LANES];
+extern int16_t query[QUERY_GROUPS * WORD_LANES];
 extern int32_t query_exponent;
-extern int16_t keys[KV_SLOTS][CONTEXT][LANES], values[KV_SLOTS][CONTEXT][LANES];
+extern int16_t keys[KV_SLOTS][CONTEXT][WORD_LANES], values[KV_SLOTS][CONTEXT][WORD_LANES];
 extern uint8_t key_exponents[KV_SLOTS][CONTEXT], value_exponents[KV_SLOTS][CONTEXT];
 extern struct scalar scalars[SCALARS];
 extern struct cosine_sine factors[HEAD_PAIRS];

@@ -5,9 +5,9 @@
 
 int32_t vector[VECTOR_DEPTH * LANES];
 int16_t activation[ACTIVATION_DEPTH * LANES];
-int16_t query[QUERY_GROUPS * LANES];
+int16_t query[QUERY_GROUPS * WORD_LANES];
 int32_t query_exponent;
-int16_t keys[KV_SLOTS][CONTEXT][LANES], values[KV_SLOTS][CONTEXT][LANES];
+int16_t keys[KV_SLOTS][CONTEXT][WORD_LANES], values[KV_SLOTS][CONTEXT][WORD_LANES];
 uint8_t key_exponents[KV_SLOTS][CONTEXT], value_exponents[KV_SLOTS][CONTEXT];
 struct scalar scalars[SCALARS];
 struct cosine_sine factors[HEAD_PAIRS];

@@ -1,5 +1,7 @@
 """The same model on the soft core alone: cycles per token beside the accelerator's. See docs/performance.md."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +33,8 @@ def main(
     notes = Console(stderr=True)
     try:
         image = read_image(model, config)
-        run = simulate(image, tokenizer_of(image).encode(prompt), count, progress=lambda text: notes.print(text))
+        run = simulate(image, tokenizer_of(image).encode(prompt), count,
+                       command=shlex.join(["scripts/softcore", *sys.argv[1:]]), progress=lambda text: notes.print(text))
         run.save(output)
     except TritloomError as error:
         raise SystemExit(f"softcore: {error}") from error

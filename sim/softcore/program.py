@@ -58,12 +58,13 @@ def _header(config: Config, prompt_tokens: int, passes: int) -> str:
     """``geometry.h``: sizes, the numbers of operations, and their record."""
     c = config
     sizes = {
-        "LANES": c.lanes, "HEAD_DIM": c.head_dim, "HEAD_PAIRS": c.head_dim // 2, "SEGMENTS": c.segments,
+        "LANES": c.lanes, "WORD_LANES": c.word_lanes, "HEAD_DIM": c.head_dim, "HEAD_PAIRS": c.head_dim // 2,
         "QUERY_GROUPS": c.query_groups, "CONTEXT": c.context, "CONTEXT_LOG2": c.context_log2, "KV_SLOTS": c.kv_slots,
         "VECTOR_DEPTH": c.vector_depth, "ACTIVATION_DEPTH": c.activation_depth,
         "EMBED_ELEMENTS": c.embed_beats * c.lanes, "FINE_POSITIONS": 1 << (c.context_log2 + 1) // 2,
         "ROTARY_FRACTION": fixed.ROTARY_FRACTION, "SCORE_FRACTION": SCORE_FRACTION, "SCALARS": SCALARS,
-        "NO_SCALAR": NO_SCALAR, "SQUARES_ORIGIN": SQUARES, "GROUPS_STEP": GROUPS_STEP, "PROMPT_TOKENS": prompt_tokens, "PASSES": passes}
+        "NO_SCALAR": NO_SCALAR, "SQUARES_ORIGIN": SQUARES, "GROUPS_STEP": GROUPS_STEP,
+        "PROMPT_TOKENS": prompt_tokens, "PASSES": passes}
     names: dict[str, type[IntEnum]] = {"OPCODE": Opcode, "VECTOR": VectorFn, "TARGET": Target, "SCALAR": ScalarFn}
     numbers = {f"{prefix}_{member.name}": member.value for prefix, kind in names.items() for member in kind}
     defines = "".join(f"#define {name} {value}\n" for name, value in (sizes | numbers).items())

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from host.errors import TritloomError
@@ -18,10 +19,10 @@ from sim.softcore.top import MEMORY_BYTES, SoftCore
 MAIN = Path(__file__).resolve().with_name("main.cpp")
 BUILD = SOURCE.parent / "build" / "softcore"
 PASS_CYCLES_MAX = 200_000_000
-COMMAND = "scripts/softcore"
 
 
-def simulate(image: Image, prompt: Sequence[int], passes: int, *, source: Path = SOURCE, folder: Path = BUILD,
+def simulate(image: Image, prompt: Sequence[int], passes: int, *, memory_bytes: int = MEMORY_BYTES,
+             source: Path = SOURCE, folder: Path = BUILD, command: str = "sim/softcore/run.py",
              progress: Progress = silent) -> SoftCoreRun:
     """Run the token program so many times from an empty context, greedily.
 
@@ -30,8 +31,10 @@ def simulate(image: Image, prompt: Sequence[int], passes: int, *, source: Path =
     image : the model.
     prompt : first tokens.
     passes : positions, from 0.
+    memory_bytes : RAM of the core.
     source : folder of the C files.
     folder : where the program is built.
+    command : what reproduces the result.
     progress : is told what takes time.
 
     Raises
@@ -40,12 +43,12 @@ def simulate(image: Image, prompt: Sequence[int], passes: int, *, source: Path =
         state differs from the golden model's.
     """
     if not prompt or not 1 <= passes <= image.context:
-        raise TritloomError(f"the soft core runs a prompt and 1 to {image.context} passes, got {len(prompt)} and {passes}")
-    top = SoftCore()
-    executable = Model(name="softcore", top=top, main=MAIN, sources=top.verilog_sources).build(progress)
+        raise TritloomError(f"the soft core runs a prompt and 1 to {image.context} passes, "
+                            f"got {len(prompt)} tokens and {passes}")
+    executable = _executable(memory_bytes, progress)
     progress("compiling the program")
     try:
-        contents = build_program(image, prompt, passes, folder, memory_bytes=MEMORY_BYTES, source=source)
+        contents = build_program(image, prompt, passes, folder, memory_bytes=memory_bytes, source=source)
     except FirmwareError as error:
         raise TritloomError(str(error)) from error
     program = folder / "softcore.bin"
@@ -55,8 +58,15 @@ def simulate(image: Image, prompt: Sequence[int], passes: int, *, source: Path =
     tokens, cycles = zip(*_compare(Golden(image), prompt, reports), strict=True)
     return SoftCoreRun(
         config=image.config.name, model=str(image.model["name"]), image_id=image.image_id, core=Core.verilog.stem,
-        memory_bytes=MEMORY_BYTES, prompt=tuple(prompt), tokens=tokens, cycles=cycles, simulation_hz=simulation_hz,
-        command=COMMAND)
+        memory_bytes=memory_bytes, prompt=tuple(prompt), tokens=tokens, cycles=cycles, simulation_hz=simulation_hz,
+        command=command)
+
+
+@cache
+def _executable(memory_bytes: int, progress: Progress) -> Path:
+    """The simulator process; to export a large memory takes ten seconds, so once is enough."""
+    top = SoftCore(memory_bytes=memory_bytes)
+    return Model(name="softcore", top=top, main=MAIN, sources=top.verilog_sources).build(progress)
 
 
 def checksum(golden: Golden) -> int:
@@ -73,7 +83,8 @@ def _run(executable: Path, program: Path, reports: int, max_cycles: int) -> tupl
     command = [str(executable), str(program.resolve()), str(reports), str(max_cycles)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TritloomError(f"the simulated soft core did not finish: {(done.stderr.splitlines() or ['no message'])[-1]}")
+        last_word = (done.stderr.splitlines() or ["no message"])[-1]
+        raise TritloomError(f"the simulated soft core did not finish: {last_word}")
     speed = re.search(r"(\d+) per second", done.stderr)
     lines = [line.split() for line in done.stdout.splitlines()]
     return [(int(cycle), int(value)) for cycle, value in lines], float(speed[1]) if speed else 0.0
