@@ -32,8 +32,8 @@ from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
-from host.swap import map_of, swap
 from host.soft_core import SoftCoreRun
+from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
 from rtl.config import CONFIGS
