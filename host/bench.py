@@ -228,7 +228,8 @@ def soft_core_rows(run: SoftCoreRun, works: Sequence[Workload], reports: Sequenc
     from boards import BOARDS  # importing the gateware takes longer than most commands
 
     count, simulated = len(run.cycles), "simulated, tokens and state equal to the golden model's"
-    known = f"{run.command}: {run.core}, no multiplier, {run.memory_bytes >> 10} KiB of one-clock RAM that no board has"
+    memory = f"{run.memory_bytes >> 10} KiB of RAM, simulation only, with the timing of rtl/cpu.py"
+    known = f"{run.command}: {run.core}, no multiplier, {memory}"
     cpu_hz = BOARDS[BOARD].clocks[run.config].cpu_hz
     at = f"{run.command}; target clock of boards/{BOARD}.py, {cpu_hz / 1e6:g} MHz"
     for name, cycles in ((f"position {count - 1}", run.cycles[-1]), (f"mean of {count}", run.mean)):

@@ -17,7 +17,7 @@ class SoftCoreRun:
     ----------
     config, model, image_id : of the image.
     core : Verilog of the processor.
-    memory_bytes : its RAM; no board has as much in one clock's reach.
+    memory_bytes : its RAM, only simulated: more than the board's FPGA has.
     prompt : tokens given; what follows them was sampled.
     tokens : sampled, per position from 0.
     cycles : of the processor for each of them.

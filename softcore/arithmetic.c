@@ -1,7 +1,6 @@
 #include "arithmetic.h"
 #include "machine.h"
 
-#define HALF 32768
 #define MANTISSA_MAX 65535
 #define SCALE_SHIFT_MAX 28
 #define FRACTION_BITS 7

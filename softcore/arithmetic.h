@@ -5,6 +5,7 @@
 
 /* The integer arithmetic of sim/fixed.py on a core that neither multiplies nor shifts by more than one bit per clock. */
 
+#define HALF 32768 /* the least mantissa */
 #define ELEMENT_MAX 131071
 #define NARROW_MAX 127
 

@@ -72,7 +72,7 @@ int main(void)
 {
     int32_t token = 0;
     for (int32_t at = 0; at < SCALARS; at++)
-        scalars[at] = (struct scalar){32768, -15};
+        scalars[at] = (struct scalar){HALF, -15};
     REPORT = checksum();
     for (int32_t position = 0; position < PASSES; position++) {
         token = run(position < PROMPT_TOKENS ? prompt[position] : token, position);

@@ -216,7 +216,7 @@ static void gate(const struct op *op)
         }
         put(out, value, &extent);
     }
-    scalars[op->rc] = (struct scalar){32768, first + second - 15};
+    scalars[op->rc] = (struct scalar){HALF, first + second - 15};
     scalars[op->rd] = peak(extent);
 }
 

@@ -46,10 +46,9 @@ def main(
 def comparison(run: SoftCoreRun, image: Image) -> Table:
     """Soft core (simulated) beside accelerator (predicted), both at the board's target clocks."""
     clocks = BOARDS[BOARD].clocks[run.config]
-    table = Table(title=f"{run.model} on {run.core} at {clocks.cpu_hz / 1e6:g} MHz, and on {run.config} at "
-                        f"{clocks.sync_hz / 1e6:g} MHz")
-    for heading in ("position", "cycles, soft core", "tokens/s", "cycles, accelerator", "tokens/s", "ratio of cycles",
-                    "ratio of times"):
+    table = Table(title=f"{run.model} on {run.core} at {clocks.cpu_hz / 1e6:g} MHz (cycles simulated)\n"
+                        f"and on {run.config} at {clocks.sync_hz / 1e6:g} MHz (cycles predicted)")
+    for heading in ("position", "cycles", "tokens/s", "accelerator", "tokens/s", "cycles, times", "time, times"):
         table.add_column(heading, justify="right")
     accelerator = [image.predicted_cycles(position) for position in range(len(run.cycles))]
     last = len(run.cycles) - 1

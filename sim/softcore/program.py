@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parent.parent.parent / "softcore"
 OPTIMISE = "-O2"
 OP_FIELDS = ("opcode", "matrix", *dict.fromkeys(name for fields in FIELDS.values() for name, _ in fields))
 CODE_TRITS, CODE_BYTES = 4, 2      # a code is an offset in a table of 81 sums of two bytes
-GROUPS_STEP = 10                    # softcore/engine.c looks up so many codes between two checks
+GROUPS_STEP = 10                   # softcore/engine.c looks up so many codes between two checks
 SQUARES = 4095 + 127               # of the largest operands: a 12-bit probability and an int8 value
 
 

@@ -11,7 +11,7 @@ MEMORY_BYTES = 1 << 20
 
 
 class SoftCore(wiring.Component):
-    """The core of `rtl.cpu` on the RAM of `rtl.cpu`, larger than any FPGA of the board could hold.
+    """The core of `rtl.cpu` on the RAM of `rtl.cpu`, larger than block RAM can be on any FPGA of the board.
 
     The RAM is the same component with the same one-clock answer as on the board. While ``load`` is high the core rests
     in reset and the outside writes the RAM.
