@@ -15,6 +15,7 @@ from host.importer import load_checkpoint
 from host.peers import PEERS
 from host.report import SDRAM_CYCLE_BYTES, WORD_BYTES
 from host.session import read_image
+from host.soft_core import SoftCoreRun
 from rtl.config import CONFIGS
 from rtl.timing import SDRAM_CLOCKS
 from sim.golden import Golden
@@ -211,6 +212,37 @@ def golden_row(image: Image) -> Row:
     rate = GOLDEN_TOKENS / (time.thread_time() - start)
     return Row(image.config.name, str(image.model["name"]), "tokens per second, numpy golden model", rate, "tokens/s",
                None, "measured on this computer in this run, processor time", f"sim/golden.py, {GOLDEN_TOKENS} tokens")
+
+
+def soft_core_rows(run: SoftCoreRun, works: Sequence[Workload], reports: Sequence[Routed]) -> Iterator[Row]:
+    """The same model on the soft core alone, and how many times longer a token takes there.
+
+    Raises
+    ------
+    TritloomError: the soft core ran another image.
+    """
+    work = next((work for work in works if work.image.image_id == run.image_id), None)
+    if work is None:
+        raise TritloomError(f"the soft core's result is of image {run.image_id:08x} ({run.model}, {run.config}), which "
+                            "is not in this table; run scripts/softcore again")
+    from boards import BOARDS  # importing the gateware takes longer than most commands
+
+    count, simulated = len(run.cycles), "simulated, tokens and state equal to the golden model's"
+    memory = f"{run.memory_bytes >> 10} KiB of RAM, simulation only, with the timing of rtl/cpu.py"
+    known = f"{run.command}: {run.core}, no multiplier, {memory}"
+    cpu_hz = BOARDS[BOARD].clocks[run.config].cpu_hz
+    at = f"{run.command}; target clock of boards/{BOARD}.py, {cpu_hz / 1e6:g} MHz"
+    for name, cycles in ((f"position {count - 1}", run.cycles[-1]), (f"mean of {count}", run.mean)):
+        yield Row("soft core", run.model, f"cycles per token, {name}", cycles, "cycles", None, simulated, known)
+        yield Row("soft core", run.model, f"tokens per second, {name}", cpu_hz / cycles, "tokens/s", None, "estimated",
+                  at)
+    hz, provenance, source = clock_of(run.config, reports)
+    accelerator = sum(work.cycles[:count]) / count
+    yield Row("soft core", run.model, f"cycles per token over {run.config}'s, mean of {count}", run.mean / accelerator,
+              "times", None, f"{simulated}, over {work.provenance[0]}", f"{run.command}; {work.provenance[1]}")
+    yield Row("soft core", run.model, f"time per token over {run.config}'s, mean of {count}",
+              run.mean / cpu_hz / (accelerator / hz), "times", None, "estimated",
+              f"{at}; engine's clock {provenance}: {source}, {hz / 1e6:g} MHz")
 
 
 def peer_rows() -> Iterator[Row]:

@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from host.bench import clock_of, image_rows, images, markdown, peer_rows, read_report, workload
+from host.bench import (
+    clock_of,
+    image_rows,
+    images,
+    markdown,
+    peer_rows,
+    read_report,
+    soft_core_rows,
+    workload,
+)
 from host.compiler import compile_checkpoint
 from host.device import Device
 from host.errors import TritloomError
@@ -23,6 +32,7 @@ from host.model_files import open_model
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.soft_core import SoftCoreRun
 from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
@@ -244,6 +254,7 @@ def bench(
                                                      help="Configuration; may be given more than once.")] = None,
     report: Annotated[list[Path] | None, typer.Option(help="report.json of a build, for routed clocks and LUTs.")
                       ] = None,
+    soft_core: Annotated[Path | None, typer.Option(help="Result of scripts/softcore, for the CPU alone.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for a roofline plot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
@@ -253,7 +264,8 @@ def bench(
         notes.print(f"{late.path}: a clock missed its frequency, so its speed is not used", style="yellow")
     works = [workload(image) for image in images(model, config or ())]
     clocks = [clock_of(work.image.config.name, reports) for work in works]
-    rows = [row for work in works for row in image_rows(work, reports)] + list(peer_rows())
+    baseline = [] if soft_core is None else list(soft_core_rows(SoftCoreRun.load(soft_core), works, reports))
+    rows = [row for work in works for row in image_rows(work, reports)] + baseline + list(peer_rows())
     print(json.dumps({"rows": [asdict(row) for row in rows]}) if as_json else markdown(rows))
     if output is not None:
         from host.roofline_plot import save  # importing matplotlib takes longer than every other command

@@ -46,7 +46,8 @@ class Model:
     Parameters
     ----------
     name : start of the build folder's name.
-    top : the top component; its ports are those that ``sim/soc/main.cpp`` drives.
+    top : the top component; its ports are those that ``main`` drives.
+    main : C++ that makes a process of it.
     sources : Verilog and Verilator configuration files of the modules it instantiates.
     stream : whether it has the ``sdram`` clock.
     trace : whether the process can write a waveform, at a fraction of the speed.
@@ -54,6 +55,7 @@ class Model:
 
     name: str
     top: Elaboratable
+    main: Path = MAIN
     sources: Sequence[Path] = field(default=())
     stream: bool = False
     trace: bool = False
@@ -89,7 +91,7 @@ class Model:
 
     def _digest(self, text: str) -> str:
         parts = [text.encode(), repr(self._options()).encode(), metadata.version("verilator").encode(),
-                 MAIN.read_bytes(), *(path.read_bytes() for path in self.sources)]
+                 self.main.read_bytes(), *(path.read_bytes() for path in self.sources)]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(hashlib.sha256(part).digest())
@@ -116,7 +118,7 @@ class Model:
     def _verilate(self, tools: "_Tools", folder: Path) -> None:
         jobs = os.environ.get("MAX_PARALLEL_BUILD_JOBS", str(os.cpu_count() or 1))
         command = [str(tools.verilator), *self._options(), "-j", jobs, "--Mdir", ".", "top.v",
-                   *(str(path) for path in self.sources), str(MAIN)]
+                   *(str(path) for path in self.sources), str(self.main)]
         _run(command, folder, folder / "build.log", "building the simulator failed",
              environment={"VERILATOR_ROOT": str(tools.verilator_root)})
 

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rtl.csr_map import RAM_BYTES, c_header
 
 SOURCE = Path(__file__).resolve().parent.parent / "firmware"
 IMAGE_ID_AT = 4            # byte address of the word for the image's identity, see firmware/start.S
-FLAGS = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32", "-Os", "-std=c11", "-Wall", "-Wextra", "-Wconversion",
+FLAGS = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32", "-std=c11", "-Wall", "-Wextra", "-Wconversion",
          "-Wno-sign-conversion", "-Werror", "-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-sanitize=all",
          "-ffunction-sections", "-Wl,--gc-sections")
 
@@ -34,23 +35,44 @@ def build_firmware(build_dir: Path, *, ram_bytes: int = RAM_BYTES) -> bytes:
     ------
     FirmwareError: the compiler is missing, or compiling or linking failed.
     """
+    build_dir.mkdir(parents=True, exist_ok=True)
+    (build_dir / "csr.h").write_text(c_header())
+    sources = [SOURCE / "start.S", *sorted(SOURCE.glob("*.c"))]
+    return compile_program("firmware", sources, [build_dir, SOURCE], build_dir, ram_bytes=ram_bytes)
+
+
+def compile_program(name: str, sources: Sequence[Path], includes: Sequence[Path], build_dir: Path, *, ram_bytes: int,
+                    optimise: str = "-Os") -> bytes:
+    """Compile and link a program for the CPU; returns the contents of its RAM from address 0.
+
+    Parameters
+    ----------
+    name : of the program, in messages and files.
+    sources : C and assembly files.
+    includes : folders of headers and of binary files.
+    build_dir : where the ELF file and the compiler's cache go; created if missing.
+    ram_bytes : size of the RAM.
+    optimise : the compiler's option.
+
+    Raises
+    ------
+    FirmwareError: the compiler is missing, or compiling or linking failed.
+    """
     if find_spec("ziglang") is None:
         raise FirmwareError("no RISC-V compiler: install it with `pip install ziglang`")
     build_dir.mkdir(parents=True, exist_ok=True)
-    (build_dir / "csr.h").write_text(c_header())
     script = build_dir / "link.ld"
     script.write_text((SOURCE / "link.ld").read_text().replace("RAM_BYTES", str(ram_bytes)))
-    elf = build_dir / "firmware.elf"
-    sources = [SOURCE / "start.S", *sorted(SOURCE.glob("*.c"))]
+    elf, log = build_dir / f"{name}.elf", build_dir / f"{name}.log"
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(build_dir / "cache"),
                                 "ZIG_LOCAL_CACHE_DIR": str(build_dir / "cache")}
-    paths = ["-I", build_dir, "-I", SOURCE, "-T", script, *sources, "-o", elf]
-    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *paths]
+    paths = [*(part for folder in includes for part in ("-I", folder)), "-T", script, *sources, "-o", elf]
+    command = [sys.executable, "-m", "ziglang", "cc", optimise, *FLAGS, *paths]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode or result.stderr:
-        (build_dir / "firmware.log").write_text(result.stderr)
+        log.write_text(result.stderr)
         first = next((line for line in result.stderr.splitlines() if "error" in line), "no message")
-        raise FirmwareError(f"firmware does not compile: {first} (all messages: {build_dir / 'firmware.log'})")
+        raise FirmwareError(f"{name} does not compile: {first} (all messages: {log})")
     return loadable(elf.read_bytes())
 
 
