@@ -18,10 +18,19 @@ from sim.fixed import Scalar
 def matvec(weights: np.ndarray, activations: np.ndarray, shift: int) -> np.ndarray:
     """Engine: int64 [rows] = round(weights [rows, columns] @ activations [columns] / 2**shift), 18 bits.
 
-    Weights are integers (planes already combined by Horner's rule) stored as float64, exact below 2**53.
+    Weights are integers (planes already combined by Horner's rule) in the type that `exact_floats` chose.
     """
-    total = (weights @ activations.astype(np.float64)).astype(np.int64)
+    total = (weights @ activations.astype(weights.dtype)).astype(np.int64)
     return fixed.saturate(fixed.shift_round(total, shift), ELEMENT_BITS)
+
+
+def exact_floats(weights: np.ndarray) -> np.ndarray:
+    """The same integers [rows, columns]: float32 if no sum with int8 activations can be rounded, else float64.
+
+    Floats, because numpy multiplies integer matrices without BLAS; the smaller type halves what a token reads.
+    """
+    largest_sum = 127 * np.abs(weights).sum(axis=1).max()
+    return weights.astype(np.float32 if largest_sum < 1 << 24 else np.float64)
 
 
 def rotate(a: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
@@ -91,7 +100,7 @@ class Golden:
         self.image = image
         self.config = image.config
         self.program = image.program
-        self._matrices = image.matrices()
+        self._matrices = {index: exact_floats(matrix) for index, matrix in image.matrices().items()}
         self._embedding = image.embedding()
         self._rotary = image.rotary()
         self.reset()
@@ -147,36 +156,35 @@ class Golden:
                 return
 
     def _execute(self, index: int, op: Op) -> np.ndarray:
-        match op.opcode:
-            case Opcode.EMBED:
-                row = self._embedding[self.token, : op.beats]
-                return self._write(op, Target.VECTOR, fixed.saturate(fixed.lane_scale(row, self.scalars[op.ra]), 18))
-            case Opcode.MATVEC:
-                a = self.activation[op.src : op.src + op.blocks * self.config.block_beats].ravel()
-                out = matvec(self._matrices[index], a, op.shift)
-                self.vector.reshape(-1)[op.dst * self.config.lanes :][: out.size] = out
-                self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
-                return out
-            case Opcode.VECTOR:
-                return self._vector(op)
-            case Opcode.SCALAR:
-                return self._scalar(op)
-            case Opcode.ATTEND:
-                return self._attend(op)
-            case Opcode.SAMPLE:
-                logits = self.vector[op.src :].ravel()[: op.count]
-                scale = None if self.temperature is None else self.scalars[op.ra]
-                self.sampled = sample(logits, scale, self.noise)
-                return np.array([self.sampled])
-            case Opcode.ROTARY:
-                self.factors = fixed.rotary_factors(self._rotary, self.position)
-                return np.concatenate(self.factors)
-        return np.zeros(0, np.int64)
+        if op.opcode == Opcode.MATVEC:
+            return self._matvec(self._matrices[index], op)
+        return _EXECUTE[op.opcode](self, op)
+
+    def _embed(self, op: Op) -> np.ndarray:
+        row = self._embedding[self.token, : op.beats]
+        return self._write(op, Target.VECTOR, fixed.saturate(fixed.lane_scale(row, self.scalars[op.ra]), ELEMENT_BITS))
+
+    def _matvec(self, weights: np.ndarray, op: Op) -> np.ndarray:
+        a = self.activation[op.src : op.src + op.blocks * self.config.block_beats].ravel()
+        out = matvec(weights, a, op.shift)
+        self.vector.reshape(-1)[op.dst * self.config.lanes :][: out.size] = out
+        self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
+        return out
+
+    def _sample(self, op: Op) -> np.ndarray:
+        logits = self.vector[op.src :].ravel()[: op.count]
+        scale = None if self.temperature is None else self.scalars[op.ra]
+        self.sampled = sample(logits, scale, self.noise)
+        return np.array([self.sampled])
+
+    def _rotary_factors(self, op: Op) -> np.ndarray:
+        self.factors = fixed.rotary_factors(self._rotary, self.position)
+        return np.concatenate(self.factors)
 
     def _scalar(self, op: Op) -> np.ndarray:
-        fn = {ScalarFn.MUL: lambda a: a, ScalarFn.RECIPROCAL: fixed.reciprocal, ScalarFn.RSQRT: fixed.rsqrt,
-              ScalarFn.BLOCK: fixed.block}[ScalarFn(op.fn)]
-        value = fn(self.scalars[op.ra])
+        value = self.scalars[op.ra]
+        if op.fn != ScalarFn.MUL:
+            value = _SCALAR_FUNCTIONS[op.fn](value)
         if op.rb != NO_SCALAR:
             value = fixed.multiply(value, self.scalars[op.rb])
         value = fixed.multiply(value, Scalar(op.mantissa, op.exponent))
@@ -234,3 +242,9 @@ class Golden:
         self.vector[op.dst : op.dst + len(out)] = out
         self.scalars[op.rd : op.rd + len(sums)] = sums
         return out
+
+
+_EXECUTE = {Opcode.END: lambda golden, op: np.zeros(0, np.int64), Opcode.EMBED: Golden._embed,
+            Opcode.VECTOR: Golden._vector, Opcode.SCALAR: Golden._scalar, Opcode.ATTEND: Golden._attend,
+            Opcode.SAMPLE: Golden._sample, Opcode.ROTARY: Golden._rotary_factors}
+_SCALAR_FUNCTIONS = {ScalarFn.RECIPROCAL: fixed.reciprocal, ScalarFn.RSQRT: fixed.rsqrt, ScalarFn.BLOCK: fixed.block}

@@ -11,7 +11,7 @@ from host.tokenizer import Tokenizer
 from rtl.config import RESIDENT, STREAM, TINY
 from rtl.isa import Opcode
 from sim.fixed import GUMBEL, Scalar, noise_seed
-from sim.golden import Golden, sample
+from sim.golden import Golden, exact_floats, sample
 from sim.reference import Reference, negative_log_likelihood
 from tests.shapes import STORIES, synthetic_image
 
@@ -45,15 +45,27 @@ def test_loss_is_that_of_the_float_reference() -> None:
     assert (real.argmax(1) == integer.argmax(1)).mean() > 0.95
 
 
-def test_generates_two_hundred_tokens_per_second() -> None:
-    """The golden model losing its vectorisation; processor time of the best of three windows, for busy machines."""
+def test_is_vectorised() -> None:
+    """Loops over elements, which cost a factor of 20 and more.
+
+    An idle machine makes 200 tokens per second (``tritloom bench`` shows its own rate); a crowded one a third of that.
+    """
     golden = Golden(compile_checkpoint(load_checkpoint(STORIES), RESIDENT))
     rates = []
     for _ in range(3):
         start = time.thread_time()
         golden.generate([1], 60)
         rates.append(60 / (time.thread_time() - start))
-    assert max(rates) > 200, f"{max(rates):.0f} tokens per second"
+    assert max(rates) > 30, f"{max(rates):.0f} tokens per second"
+
+
+@pytest.mark.parametrize(("largest", "chosen"), [(1, np.float32), (66_051, np.float32), (66_053, np.float64)])
+def test_matrices_stay_exact(largest: int, chosen: type) -> None:
+    """A sum that float32 would round: 2 * 66,052 * 127 is just below 2**24."""
+    weights = np.array([[largest, largest]])
+    converted = exact_floats(weights)
+    assert converted.dtype == chosen
+    assert (converted @ np.array([127, 126], chosen))[0] == largest * 253
 
 
 @pytest.mark.parametrize("seed", range(3))
