@@ -80,7 +80,7 @@ def reduction_stages(lanes: int) -> int:
     return stages
 
 
-VECTOR_PIPELINE_CYCLES = 6  # read, operands, multiply, shift, add, saturate
+VECTOR_PIPELINE_CYCLES = 7  # address, data, operands, multiply, shift, add, saturate
 
 
 def vector_cycles(config: Config, op: Op) -> int:
@@ -104,7 +104,7 @@ def vector_cycles(config: Config, op: Op) -> int:
 
 def embed_cycles(config: Config, op: Op) -> int:
     """Vector unit, EMBED: as `vector_cycles`."""
-    return 3 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+    return 2 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 
 def scalar_cycles(config: Config, op: Op) -> int:
@@ -136,7 +136,7 @@ def attention_cycles(config: Config, position: int) -> int:
     return 2 * position + 2 + score + probability + finish
 
 
-SAMPLER_PIPELINE_CYCLES = 8  # start, read, logit, product, rounding, shift, saturation, key
+SAMPLER_PIPELINE_CYCLES = 9  # start, address, data, logit, product, rounding, shift, saturation, key
 
 
 def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:
