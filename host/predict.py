@@ -1,7 +1,7 @@
 """Predicts the cycles of a token by walking its program with the timing rules of the units and the sequencer."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
@@ -106,20 +106,25 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
     Another ``duration`` than `operation_cycles` tells what a unit of other speed would bring.
     """
     if config.weight_source == "ebr":
-        return list(_walk(config, program, position, greedy, duration, None))
+        return _walk(config, program, position, greedy, duration, None)
     supply = Supply(config.stream_fifo_words, Fraction(config.stream_fifo_words))
-    spans = list(_walk(config, program, position, greedy, duration, supply))
+    spans = _walk(config, program, position, greedy, duration, supply)
     level = supply.level + supply.RATE * (spans[-1].end - supply.time)
     supply = Supply(config.stream_fifo_words, min(level, Fraction(config.stream_fifo_words)))
-    return list(_walk(config, program, position, greedy, duration, supply))
+    return _walk(config, program, position, greedy, duration, supply)
+
+
+# Who delivers a last result to the scalar registers first, where several would in the same cycle.
+DELIVERY = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR, Unit.ATTENTION)
 
 
 def _walk(config: Config, program: list[Op], position: int, greedy: bool, duration: Callable[..., int],
-          supply: Supply | None) -> Iterator[Span]:
+          supply: Supply | None) -> list[Span]:
     """The operations one after the other, with weights from block RAM or from a supply."""
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
     turn = 0
+    spans: list[Span] = []
     for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
         waits = ((idle[u][0] + timing.WAIT_CYCLES * bool(u & op.wait), idle[u][1])
@@ -135,8 +140,14 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
             idle[unit] = end, index
         else:
             end = start + timing.TOKEN_CYCLES
-        yield Span(op, unit, start, end, after)
+        spans.append(Span(op, unit, start, end, after))
+        for rank, loser in enumerate(DELIVERY):
+            while any(idle[winner][0] == idle[loser][0] > 0 for winner in DELIVERY[:rank]):
+                end, late = idle[loser][0] + 1, idle[loser][1]
+                idle[loser] = end, late
+                spans[late] = replace(spans[late], end=end)
         turn = start + timing.ISSUE_CYCLES
+    return spans
 
 
 def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
