@@ -13,6 +13,9 @@ OWN_ARCHITECTURE = "TritloomForCausalLM"
 HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
 # GGUF does not store the activation function; it follows from the architecture.
 GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
+# Nor how rotary pairs lie. Converters permute queries and keys of this architecture until pairs are neighbours; the
+# others keep the halves of Hugging Face.
+GGUF_INTERLEAVED = ("llama",)
 HUGGING_FACE_KEYS = {
     "hidden": "hidden_size", "feed_forward": "intermediate_size", "layers": "num_hidden_layers",
     "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "vocab": "vocab_size",
@@ -41,6 +44,7 @@ class Architecture:
     tied : whether the head is the embedding.
     linear_class : which convention the scales of packed weights follow, or None.
     is_master : whether floating-point projections are master weights, to be quantised by the absmean rule.
+    rotate_half : whether a rotary pair is an element and the one half a head further on, else two neighbours.
     objections : one line per setting that the program generator cannot run, naming its key.
     """
 
@@ -49,6 +53,7 @@ class Architecture:
     tied: bool
     linear_class: str | None
     is_master: bool
+    rotate_half: bool
     objections: tuple[str, ...]
 
 
@@ -73,9 +78,12 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     linear_class = quantisation.get("linear_class", default_class)
     is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
     # Whether there are gains, others than our own do not say here: their tensors tell.
-    wanted = {"hidden_act": "relu2", "rope_interleaved": True} | ({"norm_gain": False} if own else {})
+    wanted = {"hidden_act": "relu2"} | ({"norm_gain": False} if own else {})
     objections = [f"{key} is {_show(config.get(key))} (supported: {value!r})" for key, value in wanted.items()
                   if config.get(key) != value]
+    interleaved = config.get("rope_interleaved", None if own else False)
+    if type(interleaved) is not bool:
+        objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
     tied = bool(config.get("tie_word_embeddings", False))
     if tied:
         objections.append("tie_word_embeddings is true (supported: false)")
@@ -85,7 +93,7 @@ def from_config(config: Mapping[str, object]) -> Architecture:
         objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
         name, _shape(values, HUGGING_FACE_KEYS), tied,
-        linear_class if isinstance(linear_class, str) else None, is_master, tuple(objections))
+        linear_class if isinstance(linear_class, str) else None, is_master, interleaved is not True, tuple(objections))
 
 
 def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> Architecture:
@@ -112,7 +120,7 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
         f"{ARCHITECTURE_KEY} {name} has the activation {activation} (supported: relu2)"]
     if tied:
         objections.append("there is no output.weight, the head is the embedding (supported: a head of its own)")
-    return Architecture(name, _shape(values, keys), tied, None, False, tuple(objections))
+    return Architecture(name, _shape(values, keys), tied, None, False, name not in GGUF_INTERLEAVED, tuple(objections))
 
 
 def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
@@ -138,6 +146,8 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         raise ValueError(f"{keys['head_dim']} is missing and {keys['hidden']} {values['hidden']} is not a multiple of "
                          f"{keys['heads']} {values['heads']}")
     values.setdefault("head_dim", values["hidden"] // values["heads"])
+    if values["head_dim"] % 2:
+        raise ValueError(f"{keys['head_dim']} {values['head_dim']} is odd; rotary pairs need an even number")
     wanted = {*REQUIRED, "kv_heads", "head_dim", *OPTIONAL}
     return Shape(**{field: value for field, value in values.items() if field in wanted})
 

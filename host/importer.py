@@ -47,10 +47,22 @@ def import_checkpoint(path: Path, *, force: bool = False) -> tuple[Checkpoint, I
         if matrix.scales.size > 1:
             kind = "row" if matrix.scales.shape[1] == 1 else "column"
             raise TritloomError(f"tensor {name} has one scale per {kind}; supported: one per tensor")
-        tensors[key] = Tensor(matrix.trits, float(matrix.scales[0, 0]))
+        trits = matrix.trits
+        if model.architecture.rotate_half and key.endswith((".q", ".k")):
+            trits = interleave_pairs(trits, shape.head_dim)
+        tensors[key] = Tensor(trits, float(matrix.scales[0, 0]))
     folder = path if path.is_dir() else path.parent
     checkpoint = Checkpoint(model.name, shape, tensors, _read_tokenizer(folder / TOKENIZER_FILE))
     return checkpoint, inspector.result(model)
+
+
+def interleave_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of queries or keys [heads * head_dim, columns] whose rotary pairs are halves of a head, made neighbours.
+
+    The angle of a pair and the dot product of a head stay the same, so every score does.
+    """
+    heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
+    return heads.transpose(0, 2, 1, 3).reshape(rows.shape)
 
 
 def _plane_objections(model: ModelFiles) -> list[str]:

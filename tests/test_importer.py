@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from host.architecture import from_metadata
 from host.checkpoint import Checkpoint, synthetic_checkpoint
 from host.cli import main
 from host.errors import TritloomError
 from host.image import Image
-from host.importer import MAX_TOKENIZER_BYTES, import_checkpoint, load_checkpoint
+from host.importer import MAX_TOKENIZER_BYTES, import_checkpoint, interleave_pairs, load_checkpoint
 from host.integrity import check_weights
 from host.model_files import open_model
 from host.session import read_image
@@ -113,7 +114,7 @@ def test_unit_gains_are_accepted_and_others_named(tmp_path: Path, checkpoint: Ch
 @pytest.mark.parametrize(("config", "message"), [
     ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
     ({"norm_gain": True}, "norm_gain is True (supported: False)"),
-    ({"rope_interleaved": False}, "rope_interleaved is False (supported: True)"),
+    ({"rope_interleaved": None}, "rope_interleaved is None (supported: True, False)"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
     ({"tie_word_embeddings": True}, "tie_word_embeddings is true (supported: false)"),
     ({"quantization_config": {}}, "quantization_config.linear_class None"),
@@ -186,3 +187,39 @@ def test_dividing_scales_reach_the_checkpoint(tmp_path: Path, checkpoint: Checkp
     scale = np.float32(checkpoint.tensors["0.q"].scale)
     assert found.tensors["0.q"].scale == pytest.approx(1 / scale)
     assert found.tensors["embed"].scale == np.float32(checkpoint.tensors["embed"].scale)
+
+
+def test_half_rotated_heads_keep_their_scores(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """Rows permuted the other way round, across heads, or in values too."""
+    half = load_checkpoint(write_model(tmp_path / "half", checkpoint, {"rope_interleaved": False}))
+    a = np.random.default_rng(0).normal(size=(5, SHAPE.hidden))
+    angle = np.arange(5)[:, None, None] * SHAPE.rope_theta ** (-np.arange(0, SHAPE.head_dim, 2) / SHAPE.head_dim)
+
+    def heads(weights: np.ndarray) -> np.ndarray:
+        return (a @ weights.T).reshape(5, SHAPE.heads, SHAPE.head_dim)
+
+    def turned(x: np.ndarray, first: slice, second: slice) -> np.ndarray:
+        out = np.empty_like(x)
+        out[..., first] = x[..., first] * np.cos(angle) - x[..., second] * np.sin(angle)
+        out[..., second] = x[..., second] * np.cos(angle) + x[..., first] * np.sin(angle)
+        return out
+
+    middle = SHAPE.head_dim // 2
+    published, imported = (
+        np.einsum("thd,uhd->htu", *(turned(heads(model.tensors[f"1.{part}"].integers), *pair) for part in "qk"))
+        for model, pair in ((checkpoint, (slice(middle), slice(middle, None))),
+                            (half, (slice(0, None, 2), slice(1, None, 2)))))
+    assert np.allclose(published, imported)
+    assert not np.array_equal(half.tensors["1.q"].integers, checkpoint.tensors["1.q"].integers)
+    assert np.array_equal(half.tensors["1.v"].integers, checkpoint.tensors["1.v"].integers)
+
+
+def test_pairs_lie_as_each_container_has_them() -> None:
+    """Queries of a llama GGUF, which its converter has permuted, permuted once more, or others not at all."""
+    rows = np.arange(8)[:, None]
+    assert interleave_pairs(rows, 4).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    for name, is_half in (("llama", False), ("bitnet", True), ("bitnet-25", True), ("bitnet-b1.58", True)):
+        sizes = {"embedding_length": 8, "feed_forward_length": 8, "block_count": 1, "attention.head_count": 2,
+                 "context_length": 8}
+        metadata = {"general.architecture": name} | {f"{name}.{key}": size for key, size in sizes.items()}
+        assert from_metadata(metadata, 8, tied=False).rotate_half == is_half
