@@ -72,7 +72,7 @@ class _Compiler:
     def program(self) -> list:
         emit, at = self.emit, self.layout
         emit.rotary()
-        emit.scalar(S.SCALE, NO_SCALAR, constant=self._scale("embed") * self.one)
+        emit.scalar(S.SCALE, NO_SCALAR, constant=self.checkpoint.tensors["embed"].scale * self.one)
         emit.embed(at.x, at.hidden_beats, S.SCALE, S.PEAK, wait=Unit.SCALAR)
         for layer in range(self.shape.layers):
             self._queries_keys_values(layer)
@@ -82,8 +82,9 @@ class _Compiler:
         emit.end(ALL_UNITS)
         return emit.ops
 
-    def _scale(self, name: str) -> float:
-        return self.checkpoint.tensors[name].scale
+    def _scale(self, name: str, block: str = "") -> float:
+        """What one unit of the engine's output stands for; its rounding shift is that of ``block``."""
+        return self.checkpoint.tensors[name].scale * 2.0 ** self.tiler.block(block or name).shift
 
     def _normed_matvec(self, name: str, destination: int, peak: int) -> None:
         """A matrix times x / rms(x), quantised.
@@ -113,9 +114,9 @@ class _Compiler:
         emit, at, shape = self.emit, self.layout, self.shape
         self._normed_matvec(f"{layer}.qkv", at.q, S.SCRATCH)
         query_scale = LOG2_E / shape.head_dim**0.5 * 2.0**QKV_FRACTION
-        emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q") * query_scale)
-        emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k") * 2.0**QKV_FRACTION)
-        emit.scalar(S.V, S.ACT, constant=self._scale(f"{layer}.v") * 2.0**QKV_FRACTION)
+        emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q", f"{layer}.qkv") * query_scale)
+        emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k", f"{layer}.qkv") * 2.0**QKV_FRACTION)
+        emit.scalar(S.V, S.ACT, constant=self._scale(f"{layer}.v", f"{layer}.qkv") * 2.0**QKV_FRACTION)
         emit.scale(at.q, at.q_beats, S.Q, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
         emit.rotate(at.q, at.q_beats, S.PEAK, wait=Unit.ROTARY)
         emit.block(S.Q, S.PEAK)
@@ -144,7 +145,8 @@ class _Compiler:
         if at.kv_words > 1:
             emit.peak(at.o, at.q_beats, S.PEAK)
         self._quantise(at.o, at.q_beats, S.PEAK)
-        emit.scalar(S.DELTA, S.PEAK, constant=self._scale(f"{layer}.o") / 127 * self.one / 2.0**QKV_FRACTION)
+        scale = self._scale(f"{layer}.o", f"{layer}.o/0")
+        emit.scalar(S.DELTA, S.PEAK, constant=scale / 127 * self.one / 2.0**QKV_FRACTION)
         self._project(f"{layer}.o")
 
     def _project(self, name: str) -> None:
@@ -157,7 +159,8 @@ class _Compiler:
 
     def _feed_forward(self, layer: int) -> None:
         emit, at = self.emit, self.layout
-        gate, up, down = (self._scale(f"{layer}.{name}") for name in ("gate", "up", "down"))
+        gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
+                          for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
         self._normed_matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
         emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
         emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
