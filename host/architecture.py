@@ -9,6 +9,8 @@ from host.gguf_file import ARCHITECTURE_KEY, GgufArray
 MAX_DIMENSION = 1 << 20
 MAX_FRACTION = 14
 OWN_ARCHITECTURE = "TritloomForCausalLM"
+# Whose floats, unless they are ternary already, stand for themselves and may be quantised after training.
+ORDINARY = ("LlamaForCausalLM", "llama", "llama2.c")
 # Decoders of the Llama shape whose projections may be ternary. BitNet 2B4T, its predecessor by 1bitLLM, TriLM.
 HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
 # GGUF does not store the activation function; it follows from the architecture.
@@ -56,6 +58,11 @@ class Architecture:
     rotate_half: bool
     objections: tuple[str, ...]
 
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether projections may be of other weights than trits."""
+        return self.name in ORDINARY and not self.is_master
+
 
 def from_config(config: Mapping[str, object]) -> Architecture:
     """The architecture in a Hugging Face config.json.
@@ -85,8 +92,6 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if type(interleaved) is not bool:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
     tied = bool(config.get("tie_word_embeddings", False))
-    if tied:
-        objections.append("tie_word_embeddings is true (supported: false)")
     objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
                    ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
     if quantisation.get("use_rms_norm"):
@@ -118,9 +123,14 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     activation = GGUF_ACTIVATIONS[name]
     objections = [] if activation == "relu2" else [
         f"{ARCHITECTURE_KEY} {name} has the activation {activation} (supported: relu2)"]
-    if tied:
-        objections.append("there is no output.weight, the head is the embedding (supported: a head of its own)")
     return Architecture(name, _shape(values, keys), tied, None, False, name not in GGUF_INTERLEAVED, tuple(objections))
+
+
+def from_llama2c(sizes: Mapping[str, int], *, tied: bool) -> Architecture:
+    """The architecture of a llama2.c file: a Llama whose rotary pairs are neighbours."""
+    objections = ["llama2.c files have the activation silu (supported: relu2)"]
+    return Architecture("llama2.c", _shape(dict(sizes), {field: field for field in GGUF_KEYS}), tied, None, False,
+                        False, tuple(objections))
 
 
 def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:

@@ -29,10 +29,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tensor:
-    """Integer weights [rows, columns] and their scale: the real weight is ``integers * scale``."""
+    """Integer weights [rows, columns] and their scale: the real weight is ``integers * scale``.
+
+    Parameters
+    ----------
+    planes : trit planes that hold the integers.
+    error : root mean square of what quantisation changed, relative to that of the weights; 0 if it changed nothing.
+    """
 
     integers: np.ndarray
     scale: float
+    planes: int = 1
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Checkpoint:
     shape: Shape
     tensors: dict[str, Tensor]
     tokenizer: bytes = b""
+
+    @property
+    def quantised(self) -> dict[str, dict[str, float]]:
+        """Planes and error of every tensor that quantisation changed."""
+        return {name: {"planes": t.planes, "error": t.error} for name, t in self.tensors.items() if t.error}
 
     @property
     def ternary_parameters(self) -> int:
@@ -74,7 +87,8 @@ def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic"
     embed_limit, head_limit = 3**shape.embed_planes // 2, 3**shape.head_planes // 2
     embed = rng.integers(-embed_limit, embed_limit + 1, (shape.vocab, shape.hidden), np.int8)
     head = rng.integers(-head_limit, head_limit + 1, (shape.vocab, shape.hidden), np.int8)
-    tensors = {"embed": Tensor(embed, 1 / embed_limit), "head": Tensor(head, 0.5 / shape.hidden**0.5)}
+    tensors = {"embed": Tensor(embed, 1 / embed_limit, shape.embed_planes),
+               "head": Tensor(head, 0.5 / shape.hidden**0.5, shape.head_planes)}
     for layer in range(shape.layers):
         for key, (rows, columns) in layer_shapes(shape).items():
             trits = rng.integers(-1, 2, (rows, columns), np.int8)

@@ -29,6 +29,7 @@ from host.image import Image
 from host.importer import import_checkpoint
 from host.integrity import Integrity, check_weights
 from host.model_files import open_model
+from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
@@ -276,20 +277,37 @@ def bench(
 
 @app.command("import")
 def import_model(
-    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
+    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF or llama2.c file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Image file to write.")],
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Let tensors pass that are all zero or hold one value.")
                      ] = False,
+    planes: Annotated[int | None, typer.Option(min=1, max=MOST_PLANES, help="Trit planes of every matrix of floats.")
+                      ] = None,
+    error: Annotated[float | None, typer.Option(min=0.0, show_default=f"{DEFAULT_ERROR} if the planes suffice",
+                                                help="Relative error allowed to a matrix of floats, which decides its "
+                                                     "planes.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(show_default="tokenizer.bin beside the weights",
+                                                   help="Tokenizer file in the layout of llama2.c.")] = None,
 ) -> None:
     """Check a model, compile it into an image file, and record its hash there."""
     name = config or DEFAULT_CONFIG
     if name not in CONFIGS:
         raise TritloomError(f"there is no configuration {name!r}; choose {', '.join(CONFIGS)}")
-    checkpoint, integrity = import_checkpoint(model, force=force)
+    if planes is not None and error is not None:
+        raise TritloomError("give --planes or --error, not both: an error decides the planes")
+    checkpoint, integrity = import_checkpoint(
+        model, force=force, config=CONFIGS[name], budget=PlaneBudget(planes, error), tokenizer=tokenizer)
     compiled = compile_checkpoint(checkpoint, CONFIGS[name])
-    replace(compiled, model=compiled.model | {"integrity": integrity.record}).save(output)
+    quantised = checkpoint.quantised
+    found = {"integrity": integrity.record, "quantised": quantised}
+    replace(compiled, model=compiled.model | found).save(output)
     show_suspects(integrity)
+    if quantised:
+        counts = sorted({entry["planes"] for entry in quantised.values()})
+        worst = max(quantised, key=lambda key: quantised[key]["error"])
+        notes.print(f"quantised {len(quantised)} matrices of floats to {', '.join(map(str, counts))} trit planes; the "
+                    f"largest relative error is {quantised[worst]['error']:.3f}, of {worst}")
     print(f"{output}: image {compiled.image_id:08x} for {name}, "
           f"{checkpoint.ternary_parameters:,} ternary weights, model sha256 {integrity.sha256}")
 

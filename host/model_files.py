@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.architecture import Architecture, from_config, from_metadata
+from host.architecture import Architecture, from_config, from_llama2c, from_metadata
 from host.checkpoint import layer_shapes
 from host.errors import TritloomError
 from host.gguf_file import read_gguf
+from host.llama2c_file import read_llama2c
 from host.safetensors_files import read_safetensors
 from host.tensor_entry import TensorEntry, read_json
 
@@ -22,6 +23,12 @@ GGUF_PARTS = {
     "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up",
     "ffn_down": "down", "token_embd": "embed", "output": "head",
 }
+# Norms by the first matrix that reads what they put out; `qkv` stands for queries, keys and values.
+NORMS = {
+    "input_layernorm": "qkv", "post_attention_layernorm": "gate", "self_attn.attn_sub_norm": "o",
+    "self_attn.inner_attn_ln": "o", "mlp.ffn_sub_norm": "down", "mlp.ffn_layernorm": "down", "model.norm": "head",
+    "attn_norm": "qkv", "ffn_norm": "gate", "attn_sub_norm": "o", "ffn_sub_norm": "down", "output_norm": "head",
+}
 LAYER = re.compile(r"(?:model\.layers|blk)\.(0|[1-9][0-9]{0,6})\.(.+)")
 KINDS = {".weight": "matrix", ".weight_scale": "scale", ".scale": "scale"}
 GAIN = re.compile(r"(norm|layernorm|_ln)\.weight$")
@@ -29,7 +36,8 @@ SUB_NORM = re.compile(r"(attn_sub_norm|ffn_sub_norm|inner_attn_ln|ffn_layernorm|
 DERIVED = re.compile(r"rotary_emb\.inv_freq$|^rope_freqs\.weight$")
 PACKED = "U8"
 PROJECTION_DTYPES = {"safetensors": ("U8", "F32", "F16", "BF16"),
-                     "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16")}
+                     "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16"), "llama2.c": ("F32",)}
+LLAMA2C_SUFFIX = ".bin"
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class ModelFiles:
     Members
     -------
     name : of its folder or file.
-    container : ``safetensors`` or ``GGUF``.
+    container : ``safetensors``, ``GGUF`` or ``llama2.c``.
     architecture : dimensions and settings.
     matrices : ``embed``, ``head`` unless tied, and ``{layer}.q`` ... ``{layer}.down``.
     scales : scales that are tensors of their own, by the name of their matrix.
@@ -54,6 +62,18 @@ class ModelFiles:
     scales: dict[str, TensorEntry]
     gains: tuple[TensorEntry, ...]
     unplaced: tuple[TensorEntry, ...]
+
+    @property
+    def norms(self) -> dict[str, TensorEntry]:
+        """Gains of norms with a known place, by what reads them: ``{layer}.qkv``, ``{layer}.o``, ... ``head``."""
+        found = {}
+        for entry in self.gains:
+            base = entry.name.removesuffix(".weight")
+            layer = LAYER.fullmatch(base)
+            reader = NORMS.get(layer[2] if layer else base)
+            if reader is not None and (reader == "head") == (layer is None):
+                found[f"{layer[1]}.{reader}" if layer else reader] = entry
+        return found
 
     @property
     def objections(self) -> tuple[str, ...]:
@@ -73,13 +93,15 @@ def logical_shape(entry: TensorEntry) -> tuple[int, ...]:
 
 
 def open_model(path: Path) -> ModelFiles:
-    """Read the headers of a model: a directory with config.json and safetensors, or a GGUF file.
+    """Read the headers of a model: a directory with config.json and safetensors, a GGUF or a llama2.c file.
 
     Raises
     ------
     TritloomError: something is missing, damaged, or contradicts the configuration; the message names it.
     """
     try:
+        if path.is_file() and path.suffix == LLAMA2C_SUFFIX:
+            return _open_llama2c(path)
         if path.is_file() and path.suffix not in (".safetensors", ".json"):
             return _open_gguf(path)
         folder = path if path.is_dir() else path.parent
@@ -116,6 +138,12 @@ def _open_gguf(path: Path) -> ModelFiles:
     except ValueError as error:
         raise TritloomError(f"{path}: {error}") from error
     return _sort(path.stem, "GGUF", architecture, file.tensors.values(), GGUF_PARTS)
+
+
+def _open_llama2c(path: Path) -> ModelFiles:
+    sizes, tensors = read_llama2c(path)
+    architecture = from_llama2c(sizes, tied="output.weight" not in tensors)
+    return _sort(path.stem, "llama2.c", architecture, tensors.values(), GGUF_PARTS)
 
 
 def _part(name: str, parts: dict[str, str]) -> tuple[str, str] | None:

@@ -89,7 +89,8 @@ def read_image(model: Path, config: str | None) -> Image:
     if model.is_file():
         image = Image.load(model)
         return image if config is None else image.require(CONFIGS[config])
-    return compile_checkpoint(load_checkpoint(model), CONFIGS[config or DEFAULT_CONFIG])
+    chosen = CONFIGS[config or DEFAULT_CONFIG]
+    return compile_checkpoint(load_checkpoint(model, chosen), chosen)
 
 
 def tokenizer_of(image: Image) -> Tokenizer:
