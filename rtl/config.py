@@ -70,6 +70,7 @@ class Config:
     program_depth : operations the program memory holds.
     sampler_lanes : logits examined per clock.
     stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
+    gain_rows : rows of the embedding memory after the vocabulary, for gains of norms (0: no gains).
     """
 
     name: str
@@ -93,6 +94,7 @@ class Config:
     program_depth: int
     sampler_lanes: int
     stream_fifo_words: int
+    gain_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -163,6 +165,16 @@ class Config:
         return self.query_groups * self.word_heads
 
     @property
+    def has_products(self) -> bool:
+        """Whether the vector unit multiplies vectors."""
+        return self.gain_rows > 0
+
+    @property
+    def embed_rows(self) -> int:
+        """Rows of the embedding memory."""
+        return self.vocab + self.gain_rows
+
+    @property
     def embed_bits(self) -> int:
         """Bits of one embedding element (an offset-binary number of ``3**embed_planes`` levels)."""
         return (3**self.embed_planes - 1).bit_length()
@@ -173,8 +185,9 @@ class Config:
 
     @property
     def geometry(self) -> int:
-        """32-bit fingerprint of everything an image depends on."""
-        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "stream_fifo_words")
+        """32-bit fingerprint of everything an image depends on; options count where they are taken."""
+        chosen = [f for f in fields(self) if f.name != "stream_fifo_words" and getattr(self, f.name) != f.default]
+        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in chosen)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 

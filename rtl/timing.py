@@ -99,6 +99,8 @@ def vector_cycles(config: Config, op: Op) -> int:
             finish = 2 * beats - 1
         case VectorFn.GATE:
             finish = 2 * beats + 1
+        case VectorFn.PRODUCT:
+            start, finish = 3, 2 * beats + 1
     return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 

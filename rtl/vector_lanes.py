@@ -36,6 +36,7 @@ class VectorLanes(wiring.Component):
     lanes : elements per beat.
     head_dim : elements per head.
     embed_planes : trit planes of the embedding.
+    has_products : whether there is PRODUCT.
     primitives : see `Multiplier`.
 
     Members
@@ -55,7 +56,8 @@ class VectorLanes(wiring.Component):
     ValueError: ``lanes`` is no multiple of ``head_dim``, or ``head_dim`` is odd.
     """
 
-    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, primitives: str) -> None:
+    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, has_products: bool,
+                 primitives: str) -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
@@ -63,7 +65,7 @@ class VectorLanes(wiring.Component):
         self._lanes, self._head_dim, self._segments = lanes, head_dim, lanes // head_dim
         self._embed_offset = (3**embed_planes - 1) // 2
         self._embed_bits = (3**embed_planes - 1).bit_length()
-        self._primitives = primitives
+        self._has_products, self._primitives = has_products, primitives
         super().__init__({
             "mode": In(MODE),
             "slot": In(SLOT),
@@ -141,6 +143,9 @@ class VectorLanes(wiring.Component):
             m.d.comb += [operand.x.eq(Mux(second, X.PARTNER, X.OWN)), operand.y.eq(Y.ROTATION)]
         with m.Elif(is_fn[VectorFn.GATE]):
             m.d.comb += [operand.x.eq(Mux(second, X.SHIFTED, X.OWN)), operand.y.eq(Mux(second, Y.OWN, Y.POSITIVE))]
+        if self._has_products:
+            with m.If(is_fn[VectorFn.PRODUCT] & second):
+                m.d.comb += [operand.x.eq(X.SHIFTED), operand.y.eq(Y.OWN)]
 
     def _steer_shifts(self, m: Module, second: Signal, is_fn: dict[VectorFn, Signal]) -> list[Signal]:
         """Shift control of each segment, a cycle ahead of the lanes."""
@@ -158,6 +163,9 @@ class VectorLanes(wiring.Component):
                 m.d.comb += shift.steps.eq(ROTARY_SHIFT // SCALE_SHIFT_STEP)
             with m.If(is_fn[VectorFn.GATE]):
                 m.d.comb += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
+            if self._has_products:
+                with m.If(is_fn[VectorFn.PRODUCT] & second):
+                    m.d.comb += shift.steps.eq(self.gate_steps[1])
             shifts.append(shift)
         return shifts
 
