@@ -84,8 +84,7 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     default_class = "bitlinear" if quantisation.get("quant_method") == "bitnet" else None
     linear_class = quantisation.get("linear_class", default_class)
     is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
-    # Whether there are gains, others than our own do not say here: their tensors tell.
-    wanted = {"hidden_act": "relu2"} | ({"norm_gain": False} if own else {})
+    wanted = {"hidden_act": "relu2"}
     objections = [f"{key} is {_show(config.get(key))} (supported: {value!r})" for key, value in wanted.items()
                   if config.get(key) != value]
     interleaved = config.get("rope_interleaved", None if own else False)

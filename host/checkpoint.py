@@ -1,6 +1,6 @@
 """A ternary checkpoint in memory: shapes, trits and scales, whatever file it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,6 +10,8 @@ class Shape:
     """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward).
 
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
+    ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
+    ``down``.
     """
 
     hidden: int
@@ -25,6 +27,7 @@ class Shape:
     embed_planes: int = 3
     head_planes: int = 2
     residual_fraction: int = 12
+    sub_norms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,15 @@ class Checkpoint:
     shape : its dimensions.
     tensors : ``embed`` and ``head`` [vocab, hidden], and per layer ``{i}.q`` ... ``{i}.down``, all int8.
     tokenizer : bytes of a llama2.c tokenizer, or empty.
+    gains : of norms, float32, where they are not all 1; by what reads the norm: ``{i}.qkv``, ``{i}.gate``, ``head``,
+        and of sub-norms ``{i}.o``, ``{i}.down``.
     """
 
     name: str
     shape: Shape
     tensors: dict[str, Tensor]
     tokenizer: bytes = b""
+    gains: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def quantised(self) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ from host.decode import FLOATS, decode_floats, decode_matrix, decode_scale
 from host.errors import TritloomError
 from host.integrity import Inspector, Integrity
 from host.model_files import ModelFiles, open_model
-from host.planes import MOST_PLANES, PlaneBudget
+from host.planes import MOST_PLANES, SMALLEST, PlaneBudget
 from host.program import Layout
 from host.tensor_entry import open_regular
 from host.trit_formats import TernaryMatrix, to_float32
@@ -56,17 +56,22 @@ def import_checkpoint(path: Path, *, force: bool = False, config: Config | None 
     pieces = _read_tokenizer(tokenizer or beside) if tokenizer or beside.exists() else b""
     reader = _Reader(model, Inspector(force=force), config, budget or PlaneBudget())
     tensors, shape = reader.read()
-    return Checkpoint(model.name, shape, tensors, pieces), reader.inspector.result(model)
+    return Checkpoint(model.name, shape, tensors, pieces, reader.gains), reader.inspector.result(model)
 
 
 class _Reader:
-    """Turns the tensors of a model into integers, one projection at a time."""
+    """Turns the tensors of a model into integers, one projection at a time.
+
+    Members
+    -------
+    gains : of norms; when all is read, those that became no part of a matrix.
+    """
 
     def __init__(self, model: ModelFiles, inspector: Inspector, config: Config | None, budget: PlaneBudget) -> None:
         self.model, self.inspector, self._budget = model, inspector, budget
         self._weight_planes = config.weight_planes if config else MOST_PLANES
         self._embed_planes = config.embed_planes if config else MOST_PLANES
-        self._gains = _gains(model)
+        self.gains = _gains(model)
 
     def read(self) -> tuple[dict[str, Tensor], Shape]:
         """All tensors, and the shape with their planes."""
@@ -75,10 +80,6 @@ class _Reader:
             for norm, parts in READERS.items():
                 for part, tensor in self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts]).items():
                     tensors[part] = tensor
-        if self._gains:
-            entry = self.model.norms[next(iter(self._gains))]
-            raise TritloomError(f"tensor {entry.name} is a norm gain with values other than 1 before a ternary matrix; "
-                                "supported: ones")
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)
         return tensors, shape
@@ -96,14 +97,14 @@ class _Reader:
         entry, shape = self.model.matrices[key], self.model.architecture.shape
         if entry.dtype == PLANES_DTYPE:
             return _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)
-        weights = _scaled(decode_floats(self.model, key), self._gains.pop("head", None))
+        weights = _scaled(decode_floats(self.model, key), self.gains.pop("head", None))
         return self._budget.quantise(entry.name, weights, self._weight_planes)
 
     def _projections(self, norm: str, keys: list[str]) -> dict[str, Tensor]:
         """Matrices that read one vector; where all are floats, the gains of its norm become part of them."""
         found = {key: decode_matrix(self.model, key) for key in keys}
         ternary = any(isinstance(matrix, TernaryMatrix) for matrix in found.values())
-        gain = None if ternary else self._gains.pop(norm, None)
+        gain = None if ternary else self.gains.pop(norm, None)
         tensors = {}
         for key, matrix in found.items():
             entry = self.model.matrices[key]
@@ -152,8 +153,12 @@ def _gains(model: ModelFiles) -> dict[str, np.ndarray]:
         gains = to_float32(entry.read(), entry.dtype, entry.shape) if entry.dtype in FLOATS else np.zeros(1, np.float32)
         if (gains == 1).all():
             continue
-        if entry.name not in places or not np.isfinite(gains).all() or entry.dtype not in FLOATS:
-            raise TritloomError(f"tensor {entry.name} is a norm gain with values other than 1; supported: ones")
+        if entry.dtype not in FLOATS or not np.isfinite(gains).all() or not np.abs(gains).max(initial=0) > SMALLEST:
+            raise TritloomError(f"tensor {entry.name} holds no gains that are finite and not all zero, in "
+                                f"{', '.join(FLOATS)}; fetch the checkpoint again")
+        if entry.name not in places:
+            raise TritloomError(f"tensor {entry.name} is a norm gain with values other than 1 in a place without a "
+                                "norm; supported: ones")
         found[places[entry.name]] = gains
     _check_lengths(model, found)
     return found

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from host.architecture import Architecture, from_config, from_llama2c, from_metadata
@@ -79,8 +79,13 @@ class ModelFiles:
     def objections(self) -> tuple[str, ...]:
         """One line per reason why the program generator cannot run the model, whatever the board."""
         found = list(self.architecture.objections)
-        if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name)]:
-            found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: none)")
+        known = {entry.name for entry in self.norms.values()}
+        if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name) and entry.name not in known]:
+            found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: before output and down projections)")
+        for part in self.architecture.shape.sub_norms:
+            missing = [layer for layer in range(self.architecture.shape.layers) if f"{layer}.{part}" not in self.norms]
+            if missing:
+                found.append(f"layer {missing[0]} has no sub-norm before its {part} projection, others have one")
         if self.unplaced:
             found.append(f"{len(self.unplaced)} tensors such as {self.unplaced[0].name[:80]!r} have no part in the "
                          "token program")
@@ -178,7 +183,10 @@ def _sort(name: str, container: str, architecture: Architecture, entries: Iterab
     expected = set(_expected(architecture))
     unplaced += [entry for key, entry in matrices.items() if key not in expected]
     kept = {key: entry for key, entry in matrices.items() if key in expected}
-    return ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+    model = ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+    subs = {key.rpartition(".")[2] for key in model.norms} & {"o", "down"}
+    shape = replace(architecture.shape, sub_norms=tuple(sorted(subs, reverse=True)))
+    return replace(model, architecture=replace(architecture, shape=shape))
 
 
 def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:

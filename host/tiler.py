@@ -77,6 +77,10 @@ class Tiler:
         """All tiles in program order: int8 [tiles, rows, columns]."""
         return np.concatenate(self._tiles)
 
+    def vector_by_query(self, vector: np.ndarray) -> np.ndarray:
+        """Elements of all query heads in the order in which the attention unit writes them."""
+        return self._by_query(vector[:, None])[:, 0]
+
     def _whole_beats(self, matrix: np.ndarray) -> np.ndarray:
         return np.pad(matrix, ((0, -len(matrix) % self._config.lanes), (0, 0)))
 

@@ -1,6 +1,7 @@
 """Models imported from any container they may come in; what cannot run refused by the name of its key or tensor."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from host.architecture import from_metadata
 from host.checkpoint import Checkpoint, synthetic_checkpoint
 from host.cli import main
+from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.image import Image
 from host.importer import MAX_TOKENIZER_BYTES, import_checkpoint, interleave_pairs, load_checkpoint
 from host.integrity import check_weights
 from host.model_files import open_model
 from host.session import read_image
+from rtl.config import STREAM, TINY
 from tests.containers import Stored, safetensors_bytes, write, write_sparse
 from tests.published_models import write_bitnet_2b4t, write_bitnet_2b4t_gguf
 from tests.shapes import SHAPES, STORIES
@@ -100,20 +103,39 @@ def test_import_writes_an_image_with_the_model_s_hash(tmp_path: Path, capsys: py
     assert record["sha256"] in out and f"{image.image_id:08x}" in out
 
 
-def test_unit_gains_are_accepted_and_others_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """A norm's gains dropped without a word."""
+def test_gains_reach_the_checkpoint(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """A norm's gains dropped without a word, ones kept, or those of another norm's place taken."""
     name = "model.layers.0.input_layernorm.weight"
     ones = np.ones(24, np.float32)
-    assert_equal(load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (24,), ones.tobytes())})),
-                 checkpoint)
+    assert not load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (24,), ones.tobytes())})).gains
     ones[7] = 1.01
-    with pytest.raises(TritloomError, match="input_layernorm.weight is a norm gain with values other than 1"):
-        load_checkpoint(write_model(tmp_path / "n", checkpoint, **{name: ("F32", (24,), ones.tobytes())}))
+    found = load_checkpoint(write_model(tmp_path / "n", checkpoint, **{name: ("F32", (24,), ones.tobytes())}))
+    assert_equal(found, checkpoint)
+    assert list(found.gains) == ["0.qkv"] and np.array_equal(found.gains["0.qkv"], ones)
+    with pytest.raises(TritloomError, match="gains of m's norms need 2 rows of the embedding memory, tiny has 0"):
+        compile_checkpoint(replace(found, name="m"), TINY)
+
+
+@pytest.mark.parametrize(("name", "size", "value", "message"), [
+    ("model.layers.0.input_layernorm.weight", 24, 0.0, "no gains that are finite and not all zero"),
+    ("model.layers.0.input_layernorm.weight", 24, np.nan, "no gains that are finite and not all zero"),
+    ("model.layers.0.input_layernorm.weight", 23, 2.0, "has 23 gains, the configuration asks for 24"),
+    ("model.layers.2.input_layernorm.weight", 24, 2.0, "in each of 2 layers"),
+    ("model.layers.0.self_attn.q_norm.weight", 4, 2.0, "in a place without a norm"),
+    ("model.layers.0.mlp.up_proj.rms_norm.weight", 24, 1.0, "1 sub-norms such as"),
+    ("model.layers.1.self_attn.attn_sub_norm.weight", 8, 1.0, "layer 0 has no sub-norm before its o projection"),
+])
+def test_gains_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint, name: str, size: int, value: float,
+                                         message: str) -> None:
+    """Gains of another size, of no norm, or of one norm in some layers only."""
+    gains = np.full(size, value, np.float32)
+    with pytest.raises(TritloomError) as refused:
+        load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (size,), gains.tobytes())}))
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(("config", "message"), [
     ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
-    ({"norm_gain": True}, "norm_gain is True (supported: False)"),
     ({"rope_interleaved": None}, "rope_interleaved is None (supported: True, False)"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
     ({"quantization_config": {}}, "quantization_config.linear_class None"),
@@ -127,7 +149,6 @@ def test_settings_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoi
 
 
 @pytest.mark.parametrize(("name", "tensor", "message"), [
-    ("model.layers.0.self_attn.attn_sub_norm.weight", ("F32", (24,), bytes(96)), "1 sub-norms such as"),
     ("model.layers.0.mlp.up_proj.bias", ("F32", (48,), bytes(192)), "have no part in the token program"),
     ("lm_head.weight", ("I32", (512, 24), bytes(49152)), "lm_head.weight is I32 (supported: I8, F32, F16, BF16)"),
     ("lm_head.weight", ("BF16", (512, 24), bytes(24576)), "is BF16 and has a scale tensor; supported: one or the"),
@@ -153,12 +174,12 @@ def test_constant_tensors_pass_by_force(tmp_path: Path, checkpoint: Checkpoint) 
     assert integrity.suspects == (UP,) and integrity.nonzero["1.up"] == 0
 
 
-def test_published_models_are_refused_with_every_reason(tmp_path: Path) -> None:
-    """A gigabyte decoded before the first reason is found, or one reason told at a time."""
+def test_published_models_are_refused_before_a_weight_is_read(tmp_path: Path) -> None:
+    """A gigabyte decoded before it turns out that the configuration does not hold the model."""
     for path in (write_bitnet_2b4t(tmp_path), write_bitnet_2b4t_gguf(tmp_path / "m.gguf")):
-        with pytest.raises(TritloomError) as refused:
-            import_checkpoint(path)
-        assert "60 sub-norms" in str(refused.value)
+        assert open_model(path).architecture.shape.sub_norms == ("o", "down")
+        with pytest.raises(TritloomError, match="head_dim 128 does not fit stream"):
+            import_checkpoint(path, config=STREAM)
 
 
 def test_the_tokenizer_is_taken_along(tmp_path: Path, checkpoint: Checkpoint) -> None:
