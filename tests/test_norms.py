@@ -71,10 +71,10 @@ def test_equal_gains_cost_nothing() -> None:
 
 def test_query_gains_follow_words_that_are_not_full() -> None:
     """Gains beside the heads they belong to where KV heads do not fill a word."""
-    shape = replace(SHAPE, heads=3, kv_heads=3, sub_norms=("o",))
-    gains = np.random.default_rng(1).uniform(0.2, 2, 12).astype(np.float32)
+    shape = replace(SHAPE, heads=6, kv_heads=3, sub_norms=("o",))
+    gains = np.random.default_rng(1).uniform(0.2, 2, 24).astype(np.float32)
     model = replace(synthetic_checkpoint(shape), gains={"1.o": gains, "0.o": gains[::-1]})
-    assert distances(model, replace(GAINED, kv_slots=4))[0] < 0.006
+    assert distances(model, replace(GAINED, query_groups=2, kv_slots=4))[0] < 0.006
 
 
 @pytest.mark.parametrize("planes", range(1, 6))
