@@ -71,6 +71,7 @@ class Config:
     sampler_lanes : logits examined per clock.
     stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
     gain_rows : rows of the embedding memory after the vocabulary, for gains of norms (0: no gains).
+    has_silu : whether the vector unit can gate by SiLU, besides the square of ReLU.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Config:
     sampler_lanes: int
     stream_fifo_words: int
     gain_rows: int = 0
+    has_silu: bool = False
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -167,7 +169,7 @@ class Config:
     @property
     def has_products(self) -> bool:
         """Whether the vector unit multiplies vectors."""
-        return self.gain_rows > 0
+        return self.gain_rows > 0 or self.has_silu
 
     @property
     def embed_rows(self) -> int:

@@ -56,6 +56,7 @@ class VectorFn(IntEnum):
     ROTATE = 3    # out = rotary(a)
     GATE = 4      # out = relu(a)**2 * b, block-scaled by the peaks S(ra), S(rb); the block scale -> S(rc)
     PRODUCT = 5   # out = a * b, block-scaled by the peak S(rb); the block scale -> S(rc); ra is NO_SCALAR
+    SILU = 6      # out = silu(a), a and out with SILU_FRACTION fraction bits
 
 
 class Target(IntEnum):

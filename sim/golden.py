@@ -222,6 +222,8 @@ class Golden:
             case VectorFn.PRODUCT:
                 b = self.vector[op.src2 : op.src2 + op.beats]
                 out, self.scalars[op.rc] = product(a, b, self.scalars[op.rb])
+            case VectorFn.SILU:
+                out = fixed.silu(a)
         return self._write(op, Target(op.target), out)
 
     def _write(self, op: Op, target: Target, out: np.ndarray) -> np.ndarray:

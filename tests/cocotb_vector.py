@@ -89,6 +89,8 @@ class Chain:
         kinds = [self._vector, self._vector, self._gate, self._block, self._embed, self._scalar]
         if self.model.config.has_products:
             kinds += [self._product, self._product]
+        if self.model.config.has_silu:
+            kinds += [self._silu]
         while True:
             group = self.rng.choice(kinds)()
             state = (self.model.vector.copy(), list(self.model.scalars))
@@ -146,6 +148,10 @@ class Chain:
         product = self._op(VectorFn.PRODUCT, target, beats=self.rng.randrange(1, 7), ra=NO_SCALAR, rb=UP_PEAK)
         peak = self._op(VectorFn.SCALE, Target.NONE, beats=product.beats, src=product.src2, ra=NO_SCALAR, rd=UP_PEAK)
         return [peak, product]
+
+    def _silu(self) -> list[Op]:
+        target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
+        return [self._op(VectorFn.SILU, target, beats=self.rng.randrange(1, 7))]
 
     def _block(self) -> list[Op]:
         """A block-scaled write, with the peak and the block scale before it."""

@@ -32,8 +32,8 @@ from tests.bench import run_bench
 NARROW = replace(TINY, name="narrow", lanes=12, rows=4, head_dim=12, vector_depth=80, embed_planes=5, embed_beats=2)
 # Rows that reach from one beat into the next.
 UNEVEN = replace(TINY, name="uneven", lanes=12, head_dim=4, sampler_lanes=2)
-# Gains of norms, and with them products.
-GAINED = replace(TINY, name="gained", gain_rows=8)
+# Gains of norms, and with them products; SiLU.
+GAINED = replace(TINY, name="gained", gain_rows=8, has_silu=True)
 CONFIGS = {"tiny": TINY, "narrow": NARROW, "uneven": UNEVEN, "gained": GAINED}
 
 
@@ -70,7 +70,7 @@ class VectorBench(wiring.Component):
         m.submodules.unit = unit = VectorUnit(
             lanes=c.lanes, head_dim=c.head_dim, vector_depth=c.vector_depth,
             activation_depth=c.activation_depth, vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes,
-            gain_rows=c.gain_rows, has_products=c.has_products)
+            gain_rows=c.gain_rows, has_products=c.has_products, has_silu=c.has_silu)
         m.submodules.scalars = scalars = ScalarUnit()
         idle = Signal()
         m.d.comb += [idle.eq(~(unit.busy | scalars.busy)), self.busy[0].eq(unit.busy), self.busy[1].eq(scalars.busy)]
