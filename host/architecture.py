@@ -14,6 +14,7 @@ ORDINARY = ("LlamaForCausalLM", "llama", "llama2.c")
 # Decoders of the Llama shape whose projections may be ternary. BitNet 2B4T, its predecessor by 1bitLLM, TriLM.
 HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
 # GGUF does not store the activation function; it follows from the architecture.
+ACTIVATIONS = ("relu2", "silu")
 GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
 # Nor how rotary pairs lie. Converters permute queries and keys of this architecture until pairs are neighbours; the
 # others keep the halves of Hugging Face.
@@ -32,7 +33,7 @@ GGUF_KEYS = {
 }
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-OPTIONAL = ("embed_planes", "head_planes", "residual_fraction", *REALS)
+OPTIONAL = ("activation", "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     default_class = "bitlinear" if quantisation.get("quant_method") == "bitnet" else None
     linear_class = quantisation.get("linear_class", default_class)
     is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
-    wanted = {"hidden_act": "relu2"}
-    objections = [f"{key} is {_show(config.get(key))} (supported: {value!r})" for key, value in wanted.items()
-                  if config.get(key) != value]
+    activation = config.get("hidden_act")
+    objections = [] if activation in ACTIVATIONS else [
+        f"hidden_act is {_show(activation)} (supported: {', '.join(map(repr, ACTIVATIONS))})"]
+    values["activation"] = activation if activation in ACTIVATIONS else ACTIVATIONS[0]
     interleaved = config.get("rope_interleaved", None if own else False)
     if type(interleaved) is not bool:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
@@ -119,17 +121,14 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     keys = {field: f"{name}.{key}" for field, key in GGUF_KEYS.items()}
     values = {field: metadata.get(key) for field, key in keys.items()}
     values["vocab"] = vocab
-    activation = GGUF_ACTIVATIONS[name]
-    objections = [] if activation == "relu2" else [
-        f"{ARCHITECTURE_KEY} {name} has the activation {activation} (supported: relu2)"]
-    return Architecture(name, _shape(values, keys), tied, None, False, name not in GGUF_INTERLEAVED, tuple(objections))
+    values["activation"] = GGUF_ACTIVATIONS[name]
+    return Architecture(name, _shape(values, keys), tied, None, False, name not in GGUF_INTERLEAVED, ())
 
 
 def from_llama2c(sizes: Mapping[str, int], *, tied: bool) -> Architecture:
     """The architecture of a llama2.c file: a Llama whose rotary pairs are neighbours."""
-    objections = ["llama2.c files have the activation silu (supported: relu2)"]
-    return Architecture("llama2.c", _shape(dict(sizes), {field: field for field in GGUF_KEYS}), tied, None, False,
-                        False, tuple(objections))
+    shape = _shape({**sizes, "activation": "silu"}, {field: field for field in GGUF_KEYS})
+    return Architecture("llama2.c", shape, tied, None, False, False, ())
 
 
 def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
@@ -138,6 +137,8 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         if field not in values:
             raise ValueError(f"{keys[field]} is missing")
     for field, value in values.items():
+        if field == "activation":
+            continue
         if field in REALS:
             if type(value) not in (int, float) or not 0 < value < 1e12:
                 raise ValueError(f"{keys[field]} must be a positive number, got {_show(value)}")

@@ -7,8 +7,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward).
+    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated feed-forward).
 
+    ``activation`` is that of the gate: ``relu2``, the square of ReLU, or ``silu``.
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
     ``down``.
@@ -28,6 +29,7 @@ class Shape:
     head_planes: int = 2
     residual_fraction: int = 12
     sub_norms: tuple[str, ...] = ()
+    activation: str = "relu2"
 
 
 @dataclass(frozen=True)

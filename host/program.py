@@ -43,6 +43,9 @@ class Layout:
         if shape.heads != shape.kv_heads * config.query_groups:
             raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
                                 f"which groups {config.query_groups} queries per KV head")
+        if shape.activation == "silu" and not config.has_silu:
+            raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with "
+                                "has_silu")
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
         self.kv_words = ceil(shape.kv_heads / config.word_heads)
@@ -155,6 +158,9 @@ class ProgramBuilder:
     def product(self, src: int, by: int, beats: int, by_peak: int, shift: int, peak: int) -> None:
         """Vector times vector, in the place of the second."""
         self._vector(VectorFn.PRODUCT, src, beats, peak, NO_WAIT, src2=by, dst=by, ra=NO_SCALAR, rb=by_peak, rc=shift)
+
+    def silu(self, at: int, beats: int, peak: int) -> None:
+        self._vector(VectorFn.SILU, at, beats, peak, NO_WAIT, dst=at)
 
     def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int,
              wait: Unit) -> None:

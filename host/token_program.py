@@ -8,7 +8,7 @@ from host.program import LOG2_E, Layout, ProgramBuilder, Scalars
 from host.tiler import Tiler
 from rtl.config import QKV_FRACTION, Config
 from rtl.isa import NO_SCALAR, SQUARE_SHIFT, TEMPERATURE_SCALAR, Op, Unit
-from sim.fixed import GUMBEL_FRACTION
+from sim.fixed import GUMBEL_FRACTION, SILU_FRACTION
 
 S = Scalars
 ALL_UNITS = Unit.ENGINE | Unit.VECTOR | Unit.SCALAR | Unit.ATTENTION | Unit.SAMPLER | Unit.ROTARY
@@ -170,24 +170,44 @@ class TokenProgram:
             emit.add(at.delta, at.x, at.hidden_beats, S.DELTA, S.PEAK, wait=Unit.ENGINE | Unit.SCALAR)
 
     def _feed_forward(self, layer: int) -> None:
+        emit, at, down = self.emit, self.layout, f"{layer}.down"
+        scale = self._scale(down, f"{down}/0") * self.one
+        self._normed_matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
+        hidden = self._silu_gate(layer) if self.shape.activation == "silu" else self._squared_gate(layer)
+        self._quantise(self._gained(down, hidden, at.feed_beats), at.feed_beats, S.PEAK)
+        if "down" in self.shape.sub_norms:
+            self._project(down, lambda: self._norm_scale(
+                down, S.DELTA, hidden, at.feed_beats, self.shape.feed_forward, one=None, constant=scale))
+            return
+        emit.scalar(S.DELTA, S.DELTA, S.PEAK)
+        emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
+        self._project(down)
+
+    def _squared_gate(self, layer: int) -> int:
+        """relu(g)**2 * u on raw sums of the engine; returns its place. S.DELTA collects the scales, but for a norm."""
         emit, at = self.emit, self.layout
         gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
                           for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
-        self._normed_matvec(f"{layer}.gate", at.gate, S.GATE_PEAK)
-        is_normed, name = "down" in self.shape.sub_norms, f"{layer}.down"
-        if not is_normed:
+        if "down" not in self.shape.sub_norms:
             emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
             emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
         emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.PEAK, wait=Unit.ENGINE)
-        self._quantise(self._gained(name, at.gate, at.feed_beats), at.feed_beats, S.PEAK)
-        if is_normed:
-            self._project(name, lambda: self._norm_scale(
-                name, S.DELTA, at.gate, at.feed_beats, self.shape.feed_forward, one=None, constant=down * self.one))
-            return
-        emit.scalar(S.DELTA, S.DELTA, S.PEAK)
-        emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
-        self._project(name)
+        return at.gate
+
+    def _silu_gate(self, layer: int) -> int:
+        """silu(g) in fixed point times u as the engine leaves it; returns its place. S.DELTA as above."""
+        emit, at, one = self.emit, self.layout, 2.0**SILU_FRACTION
+        gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
+                          for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
+        emit.scalar(S.SCALE, S.ACT, constant=gate * one)
+        if "down" not in self.shape.sub_norms:
+            emit.scalar(S.DELTA, S.ACT, constant=up * down * self.one / 127 / one)
+        self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
+        emit.scale(at.gate, at.feed_beats, S.SCALE, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
+        emit.silu(at.gate, at.feed_beats, S.SCRATCH)
+        emit.product(at.gate, at.up, at.feed_beats, S.UP_PEAK, S.GATE_SHIFT, S.PEAK)
+        return at.up
 
     def _head(self) -> None:
         emit, at = self.emit, self.layout

@@ -29,7 +29,7 @@ class Reference:
         for layer in range(s.layers):
             x = x + self._attention(layer, self._norm(x, f"{layer}.qkv"))
             a = self._norm(x, f"{layer}.gate")
-            h = np.maximum(self._linear(f"{layer}.gate", a), 0) ** 2 * self._linear(f"{layer}.up", a)
+            h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
             x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
         return self._linear("head", self._norm(x, "head"))
 
@@ -37,6 +37,9 @@ class Reference:
         """Mean negative log-likelihood in nats of tokens[1:] given their past."""
         logits = self.logits(tokens[:-1])
         return float(np.mean(negative_log_likelihood(logits, tokens[1:])))
+
+    def _activation(self, g: np.ndarray) -> np.ndarray:
+        return g / (1 + np.exp(-g)) if self._shape.activation == "silu" else np.maximum(g, 0) ** 2
 
     def _norm(self, x: np.ndarray, reader: str) -> np.ndarray:
         normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._shape.norm_epsilon)

@@ -138,7 +138,7 @@ def test_the_smallest_configuration_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("config", "objection"), [
-    ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu' (supported: 'relu2', 'silu')"),
     ({"attention_bias": True}, "attention_bias is True (supported: none)"),
     ({"quantization_config": {"use_rms_norm": True}}, "quantization_config.use_rms_norm is true"),
 ])

@@ -135,7 +135,7 @@ def test_gains_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint,
 
 
 @pytest.mark.parametrize(("config", "message"), [
-    ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu' (supported: 'relu2', 'silu')"),
     ({"rope_interleaved": None}, "rope_interleaved is None (supported: True, False)"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
     ({"quantization_config": {}}, "quantization_config.linear_class None"),
