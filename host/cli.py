@@ -32,19 +32,19 @@ from host.model_files import open_model
 from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
-from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, configuration, read_image, tokenizer_of
 from host.soft_core import SoftCoreRun
 from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
-from rtl.config import CONFIGS
+from rtl.config import SIMULATED_CONFIGS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Runs ternary language models on Tritloom, simulated or on a board.")
 notes = Console(stderr=True)
 
 Model = Annotated[Path, typer.Option("--model", show_default="stories1m", help="Model directory, or an image file.")]
-Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream or tiny.")]
+Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream, tiny, or llama.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
 
@@ -138,7 +138,7 @@ def info(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, conf
     with opened(target, image) as device:
         hello = device.hello
     print(f"firmware   {hello.firmware_version}")
-    known = next((name for name, known in CONFIGS.items() if known.geometry == hello.geometry), "unknown")
+    known = next((name for name, known in SIMULATED_CONFIGS.items() if known.geometry == hello.geometry), "unknown")
     print(f"geometry   {hello.geometry:08x} ({known})")
     print(f"weights    {'streamed from SDRAM' if hello.streams else 'resident'}")
     print(f"image      {f'{hello.image_id:08x}' if hello.image_id else 'none'}")
@@ -291,14 +291,12 @@ def import_model(
                                                    help="Tokenizer file in the layout of llama2.c.")] = None,
 ) -> None:
     """Check a model, compile it into an image file, and record its hash there."""
-    name = config or DEFAULT_CONFIG
-    if name not in CONFIGS:
-        raise TritloomError(f"there is no configuration {name!r}; choose {', '.join(CONFIGS)}")
+    chosen = configuration(config)
     if planes is not None and error is not None:
         raise TritloomError("give --planes or --error, not both: an error decides the planes")
     checkpoint, integrity = import_checkpoint(
-        model, force=force, config=CONFIGS[name], budget=PlaneBudget(planes, error), tokenizer=tokenizer)
-    compiled = compile_checkpoint(checkpoint, CONFIGS[name])
+        model, force=force, config=chosen, budget=PlaneBudget(planes, error), tokenizer=tokenizer)
+    compiled = compile_checkpoint(checkpoint, chosen)
     quantised = checkpoint.quantised
     found = {"integrity": integrity.record, "quantised": quantised}
     replace(compiled, model=compiled.model | found).save(output)
@@ -308,8 +306,8 @@ def import_model(
         worst = max(quantised, key=lambda key: quantised[key]["error"])
         notes.print(f"quantised {len(quantised)} matrices of floats to {', '.join(map(str, counts))} trit planes; the "
                     f"largest relative error is {quantised[worst]['error']:.3f}, of {worst}")
-    print(f"{output}: image {compiled.image_id:08x} for {name}, "
-          f"{checkpoint.ternary_parameters:,} ternary weights, model sha256 {integrity.sha256}")
+    print(f"{output}: image {compiled.image_id:08x} for {chosen.name}, "
+          f"{checkpoint.ternary_parameters:,} weights of projections, model sha256 {integrity.sha256}")
 
 
 def show_suspects(integrity: Integrity) -> None:

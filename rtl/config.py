@@ -208,4 +208,12 @@ TINY = Config(
     weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
     kv_slots=2, vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
+# A Llama of the size of stories260K in trit planes: heads of 8, SiLU. No board has clocks for it, so it is simulated.
+LLAMA = Config(
+    name="llama", lanes=8, block_beats=5, rows=1, table_blocks=8, weight_source="sdram", weight_planes=5,
+    weight_depth=0, vector_depth=128, activation_depth=32, head_dim=8, word_beats=4, query_groups=2, context=512,
+    kv_slots=8, vocab=512, embed_beats=8, embed_planes=5, program_depth=512, sampler_lanes=4, stream_fifo_words=2048,
+    has_silu=True)
+
 CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}
+SIMULATED_CONFIGS = CONFIGS | {LLAMA.name: LLAMA}

@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from host.cli import main
 from host.errors import TritloomError
+from host.image import Image
+from host.importer import import_checkpoint
 from host.llama2c_file import HEADER, read_llama2c
 from host.model_files import open_model
+from host.planes import PlaneBudget
+from rtl.config import LLAMA
 from tests.containers import write
 
 SIZES = (8, 12, 2, 2, 1, 16, 32)        # hidden, feed-forward, layers, heads, KV heads, vocabulary, context
@@ -60,3 +65,40 @@ def test_files_that_lie_are_refused(tmp_path: Path, data: bytes, message: str) -
     with pytest.raises(TritloomError) as refused:
         open_model(write(tmp_path / "m.bin", data))
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_tensors_are_imported_as_they_lie(tmp_path: Path) -> None:
+    """Queries permuted, a norm's gains in another's matrices, or a head that is not the embedding."""
+    values = np.random.default_rng(0).uniform(0.5, 1.5, FLOATS).astype("<f4") * np.resize([1, -1], FLOATS)
+    path = write(tmp_path / "m.bin", struct.pack("<7i", *SIZES) + values.astype("<f4").tobytes())
+    found = import_checkpoint(path, budget=PlaneBudget(planes=5))[0]
+    assert found.shape.activation == "silu" and not found.gains
+    attention, feed, last = (values[start:][:8] for start in (128 + 8, 528 + 8, 1120))
+    for key, start, rows, gain in (("embed", 0, 16, 1), ("head", 0, 16, last), ("1.q", 144 + 64, 8, attention),
+                                   ("1.k", 272 + 32, 4, attention), ("1.o", 400 + 64, 8, 1),
+                                   ("1.up", 928 + 96, 12, feed)):
+        real = values[start:][: 8 * rows].reshape(rows, 8) * gain
+        tensor = found.tensors[key]
+        assert np.abs(tensor.integers * tensor.scale - real).max() < 0.02 * np.abs(real).max(), key
+
+
+def test_the_command_takes_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that reach nothing, or an image that does not say what quantisation did to the model."""
+    sizes = (16, 12, 1, 2, 1, 300, 32)
+    floats = 300 * 16 + 16 + 256 + 2 * 128 + 256 + 16 + 3 * 192 + 16 + 32 * 8
+    values = np.random.default_rng(0).normal(size=floats).astype("<f4")
+    path = write(tmp_path / "m.bin", struct.pack("<7i", *sizes) + values.tobytes())
+    write(tmp_path / "words.bin", b"words")
+    for options, planes in ((("--planes", "2"), 2), (("--error", "0.1"), 3), ((), 4)):
+        with pytest.raises(SystemExit) as ended:
+            main(["import", str(path), "-o", str(tmp_path / "m.img"), "--config", "llama", "--tokenizer",
+                  str(tmp_path / "words.bin"), *options])
+        assert ended.value.code == 0
+        image = Image.load(tmp_path / "m.img")
+        assert image.config == LLAMA and image.tokenizer == b"words"
+        assert min(entry["planes"] for key, entry in image.model["quantised"].items() if "." in key) == planes
+        assert "trit planes; the largest relative error is" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(SystemExit):
+        main(["import", str(path), "-o", str(tmp_path / "n.img"), "--planes", "2", "--error", "0.1"])
+    assert "give --planes or --error, not both" in capsys.readouterr().err
+    assert not (tmp_path / "n.img").exists()

@@ -12,8 +12,10 @@ from rtl.config import TINY
 from rtl.isa import Opcode, VectorFn
 from sim.golden import Golden
 from sim.reference import Reference
-from tests.small_models import KINDS, SMALL, SmallModel, small_model_image
+from tests.containers import Stored, gguf_bytes, write
+from tests.small_models import FEED, HEAD_DIM, HEADS, HIDDEN, KINDS, LAYERS, SMALL, SmallModel, small_model_image
 from tests.test_golden import golden_logits
+from tests.test_importer import assert_equal
 from tests.test_planes import divergence
 from tests.test_soc import run
 
@@ -51,6 +53,28 @@ def test_simulated_soc_equals_golden(folder: Path, tmp_path: Path, kind: str) ->
     fns = {op.fn for op in image.program if op.opcode == Opcode.VECTOR}
     assert VectorFn.PRODUCT in fns and (VectorFn.SILU in fns) == (KINDS[kind].config["hidden_act"] == "silu")
     run(image, tmp_path, f"soc_{kind}", prompt=[1, 300], count=8)
+
+
+def test_gguf_and_safetensors_of_one_model_are_the_same(folder: Path, tmp_path: Path) -> None:
+    """Queries permuted once more after the converter of a llama has, or gains that GGUF spells otherwise missed."""
+    model = SmallModel("llama")
+    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+             "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+             "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+             "model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm"}
+    tensors: dict[str, Stored] = {}
+    for name, weights in model.weights.items():
+        layer, part = name.removeprefix("model.layers.").partition(".")[::2] if "layers" in name else ("", name)
+        if part.endswith(("q_proj", "k_proj")):
+            # What convert_hf_to_gguf does to a llama.
+            weights = weights.reshape(HEADS, 2, HEAD_DIM // 2, -1).swapaxes(1, 2).reshape(weights.shape)
+        gguf_name = f"blk.{layer}.{names[part]}.weight" if layer else f"{names[part]}.weight"
+        tensors[gguf_name] = "F32", weights.shape, weights.astype("<f4").tobytes()
+    sizes = {"embedding_length": HIDDEN, "feed_forward_length": FEED, "block_count": LAYERS, "context_length": 64,
+             "attention.head_count": HEADS, "attention.key_length": HEAD_DIM}
+    metadata = {"general.architecture": "llama"} | {f"llama.{key}": ("u32", size) for key, size in sizes.items()}
+    path = write(tmp_path / "m.gguf", gguf_bytes(metadata, tensors))
+    assert_equal(load_checkpoint(path, SMALL), load_checkpoint(model.write(folder / "llama"), SMALL))
 
 
 def test_silu_needs_its_gateware(folder: Path) -> None:
