@@ -62,7 +62,7 @@ class Architecture:
     @property
     def is_ordinary(self) -> bool:
         """Whether projections may be of other weights than trits."""
-        return self.name in ORDINARY and not self.is_master
+        return self.name in ORDINARY and self.linear_class is None and not self.is_master
 
 
 def from_config(config: Mapping[str, object]) -> Architecture:

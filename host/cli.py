@@ -323,7 +323,7 @@ def check(
                      ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Decode every ternary tensor of a model and look for damage; prints the model's hash."""
+    """Decode every projection of a model and look for damage; prints the model's hash."""
     files = open_model(model)
     with notes.status("") as status:
         found = check_weights(files, force=force,
@@ -333,7 +333,7 @@ def check(
         return
     show_suspects(found)
     fractions = found.nonzero.values()
-    print(f"{files.name}: {len(fractions)} ternary tensors, {min(fractions):.1%} to {max(fractions):.1%} of their "
+    print(f"{files.name}: {len(fractions)} projections, {min(fractions):.1%} to {max(fractions):.1%} of their "
           f"weights are not zero")
     print(f"sha256 {found.sha256}")
 

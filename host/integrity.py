@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from host.checkpoint import layer_shapes
-from host.decode import decode_projection
+from host.decode import decode_matrix
 from host.errors import TritloomError
 from host.model_files import ModelFiles
 from host.tensor_entry import TensorEntry
@@ -20,9 +20,9 @@ class Integrity:
 
     Members
     -------
-    nonzero : fraction of trits that are not zero, by name of the projection.
+    nonzero : fraction of weights that are not zero, by name of the projection.
     suspects : projections that are all zero or hold one value, and were let pass.
-    sha256 : of trits and scales of the projections, and of the stored bytes of all other tensors.
+    sha256 : of trits and scales of ternary projections, and of the stored bytes of all other tensors.
     """
 
     nonzero: dict[str, float]
@@ -109,5 +109,5 @@ def check_weights(model: ModelFiles, *, force: bool = False,
     inspector, keys = Inspector(force=force), projections(model)
     for done, key in enumerate(keys):
         progress(done, len(keys))
-        inspector.inspect(key, model.matrices[key], decode_projection(model, key))
+        inspector.inspect(key, model.matrices[key], decode_matrix(model, key))
     return inspector.result(model)
