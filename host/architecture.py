@@ -94,7 +94,12 @@ def from_config(config: Mapping[str, object]) -> Architecture:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
     tied = bool(config.get("tie_word_embeddings", False))
     objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
-                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
+                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window", "num_local_experts")
+                   if config.get(key)]
+    if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
+        objections.append(f"rope_parameters.rope_type is {_show(rope['rope_type'])} (supported: 'default')")
+    if config.get("partial_rotary_factor", 1) != 1:
+        objections.append(f"partial_rotary_factor is {_show(config['partial_rotary_factor'])} (supported: 1)")
     if quantisation.get("use_rms_norm"):
         objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
@@ -122,7 +127,12 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     values = {field: metadata.get(key) for field, key in keys.items()}
     values["vocab"] = vocab
     values["activation"] = GGUF_ACTIVATIONS[name]
-    return Architecture(name, _shape(values, keys), tied, None, False, name not in GGUF_INTERLEAVED, ())
+    shape = _shape(values, keys)
+    wanted = {"rope.scaling.factor": 1, "rope.dimension_count": shape.head_dim, "expert_count": 0,
+              "attention.value_length": shape.head_dim, "attention.sliding_window": 0}
+    objections = [f"{name}.{key} is {_show(metadata[f'{name}.{key}'])} (supported: {value})"
+                  for key, value in wanted.items() if metadata.get(f"{name}.{key}", value) != value]
+    return Architecture(name, shape, tied, None, False, name not in GGUF_INTERLEAVED, tuple(objections))
 
 
 def from_llama2c(sizes: Mapping[str, int], *, tied: bool) -> Architecture:

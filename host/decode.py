@@ -49,9 +49,11 @@ def decode_matrix(model: ModelFiles, key: str) -> TernaryMatrix | np.ndarray:
         return decode_projection(model, key)
     weights = decode_floats(model, key)
     try:
-        return from_scaled_floats(weights)
+        matrix = from_scaled_floats(weights)
     except ValueError:
         return weights
+    # Trits with a scale per row or column (TriLM) are ordinary weights to a machine that has one scale per tensor.
+    return matrix if matrix.scales.size == 1 else weights
 
 
 def decode_floats(model: ModelFiles, key: str) -> np.ndarray:

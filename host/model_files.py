@@ -33,7 +33,7 @@ LAYER = re.compile(r"(?:model\.layers|blk)\.(0|[1-9][0-9]{0,6})\.(.+)")
 KINDS = {".weight": "matrix", ".weight_scale": "scale", ".scale": "scale"}
 GAIN = re.compile(r"(norm|layernorm|_ln)\.weight$")
 SUB_NORM = re.compile(r"(attn_sub_norm|ffn_sub_norm|inner_attn_ln|ffn_layernorm|rms_norm)\.weight$")
-DERIVED = re.compile(r"rotary_emb\.inv_freq$|^rope_freqs\.weight$")
+DERIVED = re.compile(r"rotary_emb\.inv_freq$")
 PACKED = "U8"
 PROJECTION_DTYPES = {"safetensors": ("U8", "F32", "F16", "BF16"),
                      "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16"), "llama2.c": ("F32",)}

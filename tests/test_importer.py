@@ -138,6 +138,9 @@ def test_gains_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint,
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu' (supported: 'relu2', 'silu')"),
     ({"rope_interleaved": None}, "rope_interleaved is None (supported: True, False)"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters.rope_type is 'llama3' (supported: 'default')"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5 (supported: 1)"),
+    ({"num_local_experts": 8}, "num_local_experts is 8 (supported: none)"),
     ({"quantization_config": {}}, "quantization_config.linear_class None"),
 ])
 def test_settings_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint, config: dict[str, object],
@@ -244,3 +247,16 @@ def test_pairs_lie_as_each_container_has_them() -> None:
                  "context_length": 8}
         metadata = {"general.architecture": name} | {f"{name}.{key}": size for key, size in sizes.items()}
         assert from_metadata(metadata, 8, tied=False).rotate_half == is_half
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("rope.scaling.factor", 2.0), ("rope.dimension_count", 2), ("expert_count", 8), ("attention.value_length", 8),
+    ("attention.sliding_window", 4096)])
+def test_gguf_settings_that_cannot_run_are_named(key: str, value: object) -> None:
+    """Positions scaled, part of a head rotated, or experts, in metadata that nobody looked at."""
+    sizes = {"embedding_length": 8, "feed_forward_length": 8, "block_count": 1, "attention.head_count": 2,
+             "context_length": 8}
+    metadata = {"general.architecture": "llama"} | {f"llama.{name}": size for name, size in sizes.items()}
+    assert not from_metadata(metadata, 8, tied=False).objections
+    (objection,) = from_metadata(metadata | {f"llama.{key}": value}, 8, tied=False).objections
+    assert objection.startswith(f"llama.{key} is {value} (supported: ")

@@ -176,3 +176,16 @@ def test_floats_of_a_ternary_architecture_must_be_ternary(tmp_path: Path) -> Non
     """Weights that a BitNet model rounds to trits before use, rounded to something else."""
     with pytest.raises(TritloomError, match="weights that are not -s, 0 and s"):
         load_checkpoint(write_gguf(tmp_path / "m.gguf", "bitnet-25"), PLANED)
+
+
+def test_trits_of_many_scales_become_planes(tmp_path: Path) -> None:
+    """A TriLM, whose shards have scales of their own, refused, or all rows given the first row's scale."""
+    tensors = float_tensors(SHAPE)
+    name = "model.layers.0.mlp.up_proj.weight"
+    rng = np.random.default_rng(5)
+    trits = rng.integers(-1, 2, (48, 24)) * np.repeat(np.float32([0.1, 0.13]), 24)[:, None]
+    tensors[name] = "F32", (48, 24), trits.astype("<f4").tobytes()
+    tensors["model.layers.0.post_attention_layernorm.weight"] = "F32", (24,), np.ones(24, "<f4").tobytes()
+    found = load_checkpoint(write_llama(tmp_path / "m", tensors), PLANED).tensors["0.up"]
+    assert found.planes > 1
+    assert np.abs(found.integers * found.scale - trits).max() < 0.03 * 0.13
