@@ -89,16 +89,18 @@ def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
     }
 
 
-def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"") -> Checkpoint:
-    """A checkpoint of random trits with scales that keep activations in a natural range."""
+def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"",
+                         planes: int = 1) -> Checkpoint:
+    """A checkpoint of random trits, or planes of them, with scales that keep activations in a natural range."""
     rng = np.random.default_rng(seed)
     embed_limit, head_limit = 3**shape.embed_planes // 2, 3**shape.head_planes // 2
     embed = rng.integers(-embed_limit, embed_limit + 1, (shape.vocab, shape.hidden), np.int8)
     head = rng.integers(-head_limit, head_limit + 1, (shape.vocab, shape.hidden), np.int8)
     tensors = {"embed": Tensor(embed, 1 / embed_limit, shape.embed_planes),
-               "head": Tensor(head, 0.5 / shape.hidden**0.5, shape.head_planes)}
+               "head": Tensor(head, 2 / shape.hidden**0.5 / head_limit, shape.head_planes)}
     for layer in range(shape.layers):
         for key, (rows, columns) in layer_shapes(shape).items():
-            trits = rng.integers(-1, 2, (rows, columns), np.int8)
-            tensors[f"{layer}.{key}"] = Tensor(trits, 1.2 / columns**0.5)
+            limit = 3**planes // 2
+            integers = rng.integers(-limit, limit + 1, (rows, columns), np.int8)
+            tensors[f"{layer}.{key}"] = Tensor(integers, 1.2 / columns**0.5 / limit, planes)
     return Checkpoint(name, shape, tensors, tokenizer)

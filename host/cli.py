@@ -297,11 +297,9 @@ def import_model(
     checkpoint, integrity = import_checkpoint(
         model, force=force, config=chosen, budget=PlaneBudget(planes, error), tokenizer=tokenizer)
     compiled = compile_checkpoint(checkpoint, chosen)
-    quantised = checkpoint.quantised
-    found = {"integrity": integrity.record, "quantised": quantised}
-    replace(compiled, model=compiled.model | found).save(output)
+    replace(compiled, model=compiled.model | {"integrity": integrity.record}).save(output)
     show_suspects(integrity)
-    if quantised:
+    if quantised := checkpoint.quantised:
         counts = sorted({entry["planes"] for entry in quantised.values()})
         worst = max(quantised, key=lambda key: quantised[key]["error"])
         notes.print(f"quantised {len(quantised)} matrices of floats to {', '.join(map(str, counts))} trit planes; the "

@@ -47,6 +47,8 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
         stream = to_base3(tiles)
         sections["stream"] = np.pad(stream, (0, -len(stream) % 4), constant_values=121)
     model = {"name": checkpoint.name, **asdict(shape), "ternary_parameters": checkpoint.ternary_parameters}
+    if checkpoint.quantised:
+        model["quantised"] = checkpoint.quantised
     return Image(config, model, sections)
 
 

@@ -29,6 +29,10 @@ class TokenProgram:
     def __init__(self, checkpoint: Checkpoint, config: Config, layout: Layout, tiler: Tiler, gains: GainTable) -> None:
         self.checkpoint, self.config, self.layout, self.tiler = checkpoint, config, layout, tiler
         self.gains = gains.gains
+        # Of each digit, most significant first.
+        digits = max((len(gain.rows) for gain in self.gains.values()), default=0)
+        level = 3**config.embed_planes
+        self.gain_scales = [GAIN_PEAK / (level**digits // 2) * level**digit for digit in reversed(range(digits))]
         self.shape: Shape = checkpoint.shape
         self.one = 2.0**self.shape.residual_fraction
         self.emit = ProgramBuilder()
@@ -39,6 +43,9 @@ class TokenProgram:
         emit.rotary()
         emit.scalar(S.SCALE, NO_SCALAR, constant=self.checkpoint.tensors["embed"].scale * self.one)
         emit.embed(at.x, at.hidden_beats, S.SCALE, S.PEAK, wait=Unit.SCALAR)
+        if len(self.gain_scales) == 1:
+            # The only one stays where every norm finds it.
+            emit.scalar(S.SCALE, NO_SCALAR, constant=self.gain_scales[0], wait=Unit.VECTOR)
         for layer in range(self.shape.layers):
             self._queries_keys_values(layer)
             self._attention(layer)
@@ -68,11 +75,10 @@ class TokenProgram:
         gain = self.gains.get(norm)
         if gain is None or not gain.rows:
             return source
-        level = 3**self.config.embed_planes
-        unit = GAIN_PEAK / (level ** len(gain.rows) // 2)
-        for digit, row in enumerate(gain.rows):
+        for digit, (row, scale) in enumerate(zip(gain.rows, self.gain_scales, strict=True)):
             place = at.digit if digit else at.gain
-            emit.scalar(S.SCALE, NO_SCALAR, constant=unit * level ** (len(gain.rows) - 1 - digit), wait=Unit.VECTOR)
+            if len(gain.rows) > 1:
+                emit.scalar(S.SCALE, NO_SCALAR, constant=scale, wait=Unit.VECTOR)
             emit.embed(place, beats, S.SCALE, S.GATE_PEAK, wait=Unit.SCALAR | Unit.ENGINE, row=row)
             if digit:
                 emit.add(at.digit, at.gain, beats, NO_SCALAR, S.GATE_PEAK, wait=Unit(0))
@@ -200,11 +206,11 @@ class TokenProgram:
         emit, at, one = self.emit, self.layout, 2.0**SILU_FRACTION
         gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
                           for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
-        emit.scalar(S.SCALE, S.ACT, constant=gate * one)
+        emit.scalar(S.Q, S.ACT, constant=gate * one)
         if "down" not in self.shape.sub_norms:
             emit.scalar(S.DELTA, S.ACT, constant=up * down * self.one / 127 / one)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
-        emit.scale(at.gate, at.feed_beats, S.SCALE, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
+        emit.scale(at.gate, at.feed_beats, S.Q, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
         emit.silu(at.gate, at.feed_beats, S.SCRATCH)
         emit.product(at.gate, at.up, at.feed_beats, S.UP_PEAK, S.GATE_SHIFT, S.PEAK)
         return at.up

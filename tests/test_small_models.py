@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from host.checkpoint import Shape, synthetic_checkpoint
+from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.importer import load_checkpoint
-from rtl.config import TINY
+from rtl.config import LLAMA, TINY
 from rtl.isa import Opcode, VectorFn
 from sim.golden import Golden
 from sim.reference import Reference
@@ -53,6 +55,15 @@ def test_simulated_soc_equals_golden(folder: Path, tmp_path: Path, kind: str) ->
     fns = {op.fn for op in image.program if op.opcode == Opcode.VECTOR}
     assert VectorFn.PRODUCT in fns and (VectorFn.SILU in fns) == (KINDS[kind].config["hidden_act"] == "silu")
     run(image, tmp_path, f"soc_{kind}", prompt=[1, 300], count=8)
+
+
+def test_words_of_several_beats_and_planes_from_sdram() -> None:
+    """Heads of a word that is not full, or planes of a stream, taken in another order than they are packed."""
+    shape = Shape(hidden=40, feed_forward=88, layers=2, heads=6, kv_heads=3, head_dim=8, vocab=128, context=512,
+                  embed_planes=5, head_planes=5, activation="silu")
+    checkpoint = synthetic_checkpoint(shape, planes=4)
+    golden = golden_logits(Golden(compile_checkpoint(checkpoint, LLAMA)), (TOKENS % 128).tolist())
+    assert divergence(Reference(checkpoint).logits(TOKENS % 128), golden) < 0.005
 
 
 def test_gguf_and_safetensors_of_one_model_are_the_same(folder: Path, tmp_path: Path) -> None:
