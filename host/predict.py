@@ -10,6 +10,8 @@ from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
 from rtl.timing import SDRAM_CLOCKS
 
+SETTLING_TOKENS = 64       # until the queue of weights begins a token as full as it ends it; mostly two
+
 
 @dataclass(frozen=True)
 class Span:
@@ -107,11 +109,14 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
     """
     if config.weight_source == "ebr":
         return list(_walk(config, program, position, greedy, duration, None))
-    supply = Supply(config.stream_fifo_words, Fraction(config.stream_fifo_words))
-    spans = list(_walk(config, program, position, greedy, duration, supply))
-    level = supply.level + supply.RATE * (spans[-1].end - supply.time)
-    supply = Supply(config.stream_fifo_words, min(level, Fraction(config.stream_fifo_words)))
-    return list(_walk(config, program, position, greedy, duration, supply))
+    full = level = Fraction(config.stream_fifo_words)
+    for _ in range(SETTLING_TOKENS):
+        supply, before = Supply(config.stream_fifo_words, level), level
+        spans = list(_walk(config, program, position, greedy, duration, supply))
+        level = min(full, supply.level + supply.RATE * (spans[-1].end - supply.time))
+        if level == before:
+            break
+    return spans
 
 
 def _walk(config: Config, program: list[Op], position: int, greedy: bool, duration: Callable[..., int],

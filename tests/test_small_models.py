@@ -10,6 +10,7 @@ from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.importer import load_checkpoint
+from host.predict import Supply
 from rtl.config import LLAMA, TINY
 from rtl.isa import Opcode, VectorFn
 from sim.golden import Golden
@@ -62,8 +63,11 @@ def test_words_of_several_beats_and_planes_from_sdram() -> None:
     shape = Shape(hidden=40, feed_forward=88, layers=2, heads=6, kv_heads=3, head_dim=8, vocab=128, context=512,
                   embed_planes=5, head_planes=5, activation="silu")
     checkpoint = synthetic_checkpoint(shape, planes=4)
-    golden = golden_logits(Golden(compile_checkpoint(checkpoint, LLAMA)), (TOKENS % 128).tolist())
+    image = compile_checkpoint(checkpoint, LLAMA)
+    golden = golden_logits(Golden(image), (TOKENS % 128).tolist())
     assert divergence(Reference(checkpoint).logits(TOKENS % 128), golden) < 0.005
+    # A queue that empties a little with each token does not make the bus faster.
+    assert image.predicted_cycles(2) >= image.stream_words / Supply.RATE
 
 
 def test_gguf_and_safetensors_of_one_model_are_the_same(folder: Path, tmp_path: Path) -> None:
