@@ -23,12 +23,13 @@ from rtl.build_report import Clock, clocks, resources, worst_path
 from rtl.build_tools import BuildLog, versions
 from rtl.config import Config
 from rtl.firmware_build import build_firmware
+from rtl.floorplan import floorplan
 
 TOP = "top"
 ENGINE = f"{TOP}.soc.core.engine"  # module of the tile engine, kept apart in synthesis so that its cells can be counted
 # Elements of arrays are named like bits of words, and abc9 (yosys 0.70) mistakes the one for the other.
 HIDE_ELEMENTS = r"rename -hide w:*\[*"
-STEPS = ("firmware", "image", "export", "synthesis", "place and route", "bitstream", "report")
+STEPS = ("firmware", "image", "export", "synthesis", "floorplan", "place and route", "bitstream", "report")
 BITSTREAM, REPORT, LOG, IMAGE = "tritloom.bit", "report.json", "build.log", "image.tritloom"
 
 
@@ -41,7 +42,7 @@ class Build:
     board, device, config : what to build.
     read_image : makes or reads the image for ``config``.
     make_soc : the accelerator, called with the arguments of ``rtl.soc.Soc``; `ENGINE` is the place of its tile engine.
-    seed : of placement.
+    seed : of floorplan and placement.
     folder : where the results go. Intermediate files lie in ``folder/work``.
     """
 
@@ -87,6 +88,8 @@ class Build:
             self.export(platform)
             log.step("synthesis", "yosys")
             self._synthesise(log)
+            log.step("floorplan", "block RAMs and multipliers")
+            self._floorplan(platform, log)
             log.step("place and route", "nextpnr, takes minutes")
             self._route(platform, log)
             log.step("bitstream", "ecppack")
@@ -130,6 +133,10 @@ class Build:
         drop_unused_carries(self.netlist)
         # Better to learn now that a memory is not where a model can be put than after routing.
         find_blocks(block_contents(self.netlist), block_memories(*noise(self.config)))
+
+    def _floorplan(self, platform: LatticeECP5Platform, log: BuildLog) -> None:
+        """Places for block RAMs and multipliers, written into the netlist."""
+        log.note(f"wires: {floorplan(self.netlist, platform.device, self.seed):.0f} tiles")
         (self.work / "netlist.json").write_text(json.dumps(self.netlist))
 
     def _route(self, platform: LatticeECP5Platform, log: BuildLog) -> None:

@@ -82,6 +82,11 @@ class BuildLog:
         with self.path.open("a") as log:
             log.write(f"\n== {number}/{self.steps} {name}\n")
 
+    def note(self, text: str) -> None:
+        """Write a line into the log."""
+        with self.path.open("a") as log:
+            log.write(f"{text}\n")
+
     def _end(self) -> None:
         if self._current:
             self.seconds[self._current] = round(time.monotonic() - self._began, 1)

@@ -11,6 +11,7 @@ from rtl.csr_map import Space
 from rtl.embedding import Embedding
 from rtl.kv_cache import KvCache
 from rtl.op_layout import LOAD_ADDRESS_BITS, SCALAR
+from rtl.register_copy import RegisterCopy
 from rtl.rotary import Rotary
 from rtl.sampler import Sampler
 from rtl.scalar_unit import ScalarUnit
@@ -49,7 +50,7 @@ class Core(wiring.Component):
     """
 
     def __init__(self, *, config: Config, image: Image, primitives: str = "portable") -> None:
-        self._config = config
+        self._config, self._primitives = config, primitives
         sections = image.require(config).sections
         self.streaming = config.weight_source == "sdram"
         self.sequencer = Sequencer(config=config, program=sections["program"])
@@ -137,10 +138,13 @@ class Core(wiring.Component):
         ]
 
     def _load(self, m: Module, loads: dict) -> None:
-        """Register loader writes once and hand each to its memory."""
+        """Hand each loader write to its memory; the memories lie far apart, so each has registers on the way."""
         enable, space = Signal(), Signal(4)
         address, word = Signal(LOAD_ADDRESS_BITS), Signal(32)
         m.d.sync += [enable.eq(self.load_enable), space.eq(self.load_space), address.eq(self.load_address),
                      word.eq(self.load_data)]
         for target, port in loads.items():
-            m.d.comb += [port.enable.eq(enable & (space == target)), port.address.eq(address), port.data.eq(word)]
+            write = Cat(enable & (space == target), address, word)
+            m.submodules[f"load_{target.name.lower()}"] = way = RegisterCopy(
+                width=len(write), primitives=self._primitives)
+            m.d.comb += [way.i.eq(write), Cat(port.enable, port.address, port.data).eq(way.o)]

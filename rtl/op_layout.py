@@ -48,7 +48,7 @@ def row_write_port(lanes: int, rows: int, address_bits: int) -> Signature:
 
 
 def read_port(layout: data.Layout, address_bits: int) -> Signature:
-    """Read port as seen by the reader; data follow the address by one cycle."""
+    """Read port as seen by the reader; the memory says how many cycles after the address the data follow."""
     return Signature({"enable": Out(1), "address": Out(address_bits), "data": In(layout)})
 
 

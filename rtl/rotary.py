@@ -96,16 +96,18 @@ class Rotary(wiring.Component):
         first, second = (Signal(signed(FACTOR_BITS), reset_less=True) for _ in range(2))
         product, total = (Signal(signed(2 * FACTOR_BITS), reset_less=True) for _ in range(2))
         cosine = Signal(signed(FACTOR_BITS))
+        take = Signal(self._pairs)     # which pair the results of phase 4 are of: decoded ahead, it has many loads
         rounded = (total + (1 << ROTARY_FRACTION - 1)) >> ROTARY_FRACTION
         m.d.sync += product.eq(first * second)
+        m.d.sync += take.eq(Mux(self.busy & (phase == 3), Cat(pair == index + 1 for index in range(self._pairs)), 0))
+        for index, factor in enumerate(self.factors):
+            with m.If(take[index]):
+                m.d.sync += [factor.cosine.eq(cosine), factor.sine.eq(rounded)]
         with m.Switch(phase):
             with m.Case(3):
                 m.d.sync += [first.eq(coarse.cosine), second.eq(fine.cosine), total.eq(total + product)]
             with m.Case(4):
                 m.d.sync += [first.eq(coarse.sine), second.eq(fine.sine)]
-                for index, factor in enumerate(self.factors):
-                    with m.If(self.busy & (pair == index + 1)):
-                        m.d.sync += [factor.cosine.eq(cosine), factor.sine.eq(rounded)]
             with m.Case(0):
                 m.d.sync += [first.eq(coarse.sine), second.eq(fine.cosine), total.eq(product)]
             with m.Case(1):

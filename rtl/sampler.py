@@ -18,7 +18,7 @@ KEY_LOWEST = -1 << KEY_BITS - 1      # below every scaled logit with noise
 TOKEN_BITS = 16
 COUNT_BITS = 13
 # Stages of a chunk, in cycles since its address was given.
-READ, LOGIT, PRODUCT, ROUNDED, SHIFTED, SATURATED, KEY = range(1, 8)
+READ, BEAT, LOGIT, PRODUCT, ROUNDED, SHIFTED, SATURATED, KEY = range(1, 9)
 ADVANCE = SATURATED - 3              # then follow generator state, table output, noise
 
 
@@ -195,7 +195,7 @@ class Sampler(wiring.Component):
         left = Signal(COUNT_BITS)
         beat = Signal.like(self.memory_read.address)
         chunk = Signal(range(chunks))
-        read_chunk = Signal.like(chunk)
+        read_chunk, beat_chunk = Signal.like(chunk), Signal.like(chunk)
         logits = Signal(data.ArrayLayout(signed(ELEMENT_BITS), lanes), reset_less=True)
         m.d.comb += [self.memory_read.enable.eq(reading), self.memory_read.address.eq(beat)]
         with m.If(start):
@@ -204,10 +204,10 @@ class Sampler(wiring.Component):
             m.d.sync += [reading.eq(left > lanes), left.eq(left - lanes), chunk.eq(chunk + 1)]
             with m.If(chunk == chunks - 1):
                 m.d.sync += [chunk.eq(0), beat.eq(beat + 1)]
-        m.d.sync += read_chunk.eq(chunk)
+        m.d.sync += [read_chunk.eq(chunk), beat_chunk.eq(read_chunk)]
         for lane in range(lanes):
             choices = [self.memory_read.data[at * lanes + lane] for at in range(chunks)]
-            m.d.sync += logits[lane].eq(Array(choices)[read_chunk])
+            m.d.sync += logits[lane].eq(Array(choices)[beat_chunk])
         return [reading], logits
 
     def _factor(self, m: Module, op: Value, start: Value, greedy: Value) -> tuple[Signal, Signal]:

@@ -73,6 +73,7 @@ class ScalarUnit(wiring.Component):
         first, second = Signal(MANTISSA_BITS), Signal(SCALAR)
         exponent, step = Signal(signed(SCALAR_EXPONENT_BITS)), Signal(Step)
         product = Signal(2 * MANTISSA_BITS)
+        delivers = Signal()     # decoded ahead: all other results wait for this one
         m.d.sync += product.eq(first * second.mantissa)
         # A product of two mantissas has one bit less than both together, or as many.
         wide = product[-1]
@@ -93,7 +94,8 @@ class ScalarUnit(wiring.Component):
             with m.Else():
                 m.d.sync += [second.eq(b), step.eq(Step.REGISTER)]
 
-        m.d.comb += self.busy.eq(1)
+        m.d.comb += [self.busy.eq(1), result.valid.eq(delivers)]
+        m.d.sync += delivers.eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.busy.eq(0), self.op.ready.eq(1)]
@@ -123,10 +125,10 @@ class ScalarUnit(wiring.Component):
                     second.mantissa.eq(Mux(root, offset[:FRACTION_BITS], offset[: FRACTION_BITS - 1] << 1))]
                 m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
+                m.d.sync += delivers.eq(step == Step.IMMEDIATE)
                 m.next = "POST"
             with m.State("POST"):
                 with m.If(step == Step.IMMEDIATE):
-                    m.d.comb += result.valid.eq(1)
                     m.next = "IDLE"
                 with m.Else():
                     load_factor()

@@ -89,6 +89,7 @@ class Sequencer(wiring.Component):
         op = Signal(PROGRAM_BITS)
         chosen = Signal(1 << OPCODE_BITS)   # one bit per opcode: that of op, decoded on its way there
         go = Signal()              # the units that op waits for were idle in the cycle before
+        offer = Signal.like(chosen)         # go for the unit of op: the units begin to work in the cycle of an offer
         cycles = Signal(32)
         remaining = Signal(16)
         stopping = Signal()
@@ -99,12 +100,13 @@ class Sequencer(wiring.Component):
         m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
         # The units lie far apart: their state gets a cycle for the way here. By the time of ``go`` the memory shows the
         # operation after the one in op.
-        m.d.sync += [cycles.eq(cycles + 1), go.eq(0)]
+        m.d.sync += [cycles.eq(cycles + 1), go.eq(0), offer.eq(0)]
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
             m.d.sync += [op.eq(read.data), chosen.eq(arriving), counter.eq(counter + 1)]
 
+        self._issue(m, op, offer, accept)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += counter.eq(0)
@@ -123,12 +125,12 @@ class Sequencer(wiring.Component):
                     m.next = "DONE"
             with m.State("LOAD"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += [op.eq(read.data), chosen.eq(arriving), go.eq(~self.busy.any())]
+                m.d.sync += [op.eq(read.data), chosen.eq(arriving), go.eq(~self.busy.any()),
+                             offer.eq(Mux(self.busy.any(), 0, arriving))]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += go.eq(clear & ~accept)
-                self._issue(m, op, chosen, go, accept)
+                m.d.sync += [go.eq(clear & ~accept), offer.eq(Mux(clear & ~accept, chosen, 0))]
                 m.d.comb += self.issue_stall.eq(~clear | (go & ~chosen[Opcode.END] & ~accept))
                 with m.If(go & chosen[Opcode.END]):
                     m.d.comb += [self.records.valid.eq(1),
@@ -150,13 +152,14 @@ class Sequencer(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _issue(self, m: Module, op: Signal, chosen: Signal, go: Signal, accept: Signal) -> None:
-        """Offer the operation to its unit once all it waits for are idle."""
+    def _issue(self, m: Module, op: Signal, offer: Signal, accept: Signal) -> None:
+        """Hand the operation to its unit."""
         for candidate in DISPATCHED:
             port = getattr(self.ops, candidate.name.lower())
             width = sum(bits for _, bits in FIELDS[candidate])
-            with m.If(go & chosen[candidate]):
-                m.d.comb += [port.valid.eq(1), accept.eq(port.ready)]
+            m.d.comb += port.valid.eq(offer[candidate])
+            with m.If(offer[candidate]):
+                m.d.comb += accept.eq(port.ready)
             m.d.comb += port.payload.as_value().eq(op[FIELD_BASE : FIELD_BASE + width])
 
     def _load_program(self, m: Module, memory: Memory) -> None:

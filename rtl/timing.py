@@ -81,7 +81,7 @@ def reduction_stages(lanes: int) -> int:
 
 
 SILU_CYCLES = 3            # of the look-up before a lane's operands
-VECTOR_PIPELINE_CYCLES = 6  # read, operands, multiply, shift, add, saturate
+VECTOR_PIPELINE_CYCLES = 7  # address, data, operands, multiply, shift, add, saturate
 
 
 def vector_cycles(config: Config, op: Op) -> int:
@@ -109,7 +109,7 @@ def vector_cycles(config: Config, op: Op) -> int:
 
 def embed_cycles(config: Config, op: Op) -> int:
     """Vector unit, EMBED: as `vector_cycles`."""
-    return 3 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+    return 2 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 
 def scalar_cycles(config: Config, op: Op) -> int:
@@ -141,7 +141,7 @@ def attention_cycles(config: Config, position: int) -> int:
     return 2 * position + 2 + score + probability + finish
 
 
-SAMPLER_PIPELINE_CYCLES = 8  # start, read, logit, product, rounding, shift, saturation, key
+SAMPLER_PIPELINE_CYCLES = 9  # start, address, data, logit, product, rounding, shift, saturation, key
 
 
 def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:

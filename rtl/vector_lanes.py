@@ -32,8 +32,7 @@ MODE = data.StructLayout({"fn": VectorFn, "embed": 1, "narrow": 1, "stored": 1})
 class VectorLanes(wiring.Component):
     """The lanes, with the selection of their operands, shifts and addends for each slot.
 
-    Latency: results 6 cycles after a slot's read (7 for embeddings, 9 for SILU); squares 3 cycles after it. A slot per
-    cycle.
+    Latency: results 7 cycles after a slot's read (10 for SILU); squares 4 cycles after it. A slot per cycle.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class VectorLanes(wiring.Component):
     -------
     mode : function, constant during an operation; ``narrow`` saturates to int8, ``stored`` results are for memory.
     slot : the slot whose beat is being read.
-    own : data of vector memory, one cycle after the slot.
+    own : data of vector memory, two cycles after the slot.
     embedding : codes, one cycle after the slot.
     rotary : factors of ROTATE.
     factor, steps, gate_steps : as `VectorScale` gives them.
@@ -90,17 +89,16 @@ class VectorLanes(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Stages: r read, e embedding code, d data, x operands, m product, s shifted, t total, o result.
+        # Stages: r read, e data or embedding code on the way, d data, x operands, m product, s shifted, t total, o out.
         e_slot, d_slot, x_slot, m_slot, s_slot, t_slot, o_slot = (
             Signal(SLOT, name=f"{stage}_slot") for stage in "edxmsto")
         is_fn = {fn: (self.mode.fn == fn) & ~self.mode.embed for fn in VectorFn}
-        before_d = Signal(SLOT)
-        m.d.comb += before_d.eq(Mux(self.mode.embed, e_slot, self.slot))
+        before_d = e_slot
         if self._has_silu:
             c_slots = [Signal(SLOT, name=f"c_slot{cycle}") for cycle in range(SILU_CYCLES)]
-            m.d.sync += [later.eq(slot) for slot, later in zip([self.slot, *c_slots], c_slots, strict=False)]
-            with m.If(is_fn[VectorFn.SILU]):
-                m.d.comb += before_d.eq(c_slots[-1])
+            m.d.sync += [later.eq(slot) for slot, later in zip([e_slot, *c_slots], c_slots, strict=False)]
+            before_d = Signal(SLOT)
+            m.d.comb += before_d.eq(Mux(is_fn[VectorFn.SILU], c_slots[-1], e_slot))
         m.d.sync += [
             e_slot.eq(self.slot), d_slot.eq(before_d), x_slot.eq(d_slot), m_slot.eq(x_slot),
             # SQUARE passes its operand, which is held beside its product and needs no shift.
@@ -114,8 +112,10 @@ class VectorLanes(wiring.Component):
         ]
 
         operand, output = Signal(OPERAND_CONTROL), Signal(OUTPUT_CONTROL)
-        self._steer_operands(m, operand, before_d.second, is_fn)
-        shifts = self._steer_shifts(m, x_slot.second, is_fn)
+        self._steer_operands(m, operand, e_slot.second, is_fn)
+        factor, steps = Signal.like(self.factor, reset_less=True), Signal.like(self.steps, reset_less=True)
+        m.d.sync += [factor.eq(self.factor), steps.eq(self.steps)]   # beside the data on their way
+        shifts = self._steer_shifts(m, x_slot.second, steps, is_fn)
         addend = Mux(is_fn[VectorFn.ROTATE] & m_slot.second, Addend.TOTAL, Addend.ZERO)
         held = is_fn[VectorFn.SQUARE] | is_fn[VectorFn.ADD]
         m.d.comb += [output.addend.eq(Mux(held, Addend.HELD, addend)), output.narrow.eq(self.mode.narrow)]
@@ -123,7 +123,7 @@ class VectorLanes(wiring.Component):
             with m.If(is_fn[VectorFn.SILU]):
                 m.d.comb += output.addend.eq(Addend.REST)
 
-        rotation = self._rotation(m, before_d.second)
+        rotation = self._rotation(m, e_slot.second)
         for lane in range(self._lanes):
             segment, element = divmod(lane, self._head_dim)
             if element % COPY_LANES == 0:
@@ -138,7 +138,7 @@ class VectorLanes(wiring.Component):
             m.d.comb += [
                 unit.own.eq(self.own[lane]), unit.partner.eq(self.own[lane ^ 1]),
                 unit.embedding.eq(code - self._embed_offset), unit.rotation.eq(rotation[element]),
-                unit.factor.eq(self.factor[segment]),
+                unit.factor.eq(factor[segment]),
                 Cat(unit.operand, unit.shift, unit.output, unit.silu if self._has_silu else Cat()).eq(copy.o),
                 self.square[lane].eq(unit.square), self.o[lane].eq(unit.o), self.o_key[lane].eq(unit.key),
                 self.o_stored[lane].eq(Mux(copy.o[-1], unit.o, 0)),
@@ -166,13 +166,14 @@ class VectorLanes(wiring.Component):
             with m.If(is_fn[VectorFn.PRODUCT] & second):
                 m.d.comb += [operand.x.eq(X.SHIFTED), operand.y.eq(Y.OWN)]
 
-    def _steer_shifts(self, m: Module, second: Signal, is_fn: dict[VectorFn, Signal]) -> list[Signal]:
+    def _steer_shifts(self, m: Module, second: Signal, all_steps: data.View,
+                      is_fn: dict[VectorFn, Signal]) -> list[Signal]:
         """Shift control of each segment, a cycle ahead of the lanes."""
         shifts = []
         for segment in range(self._segments):
             steps = Signal(SHIFT_STEPS_BITS, name=f"x_steps{segment}")
             shift = Signal(SHIFT_CONTROL, name=f"shift{segment}")
-            m.d.sync += steps.eq(self.steps[segment])
+            m.d.sync += steps.eq(all_steps[segment])
             m.d.comb += [
                 shift.steps.eq(steps),
                 shift.carry.eq(is_fn[VectorFn.ROTATE] & second),

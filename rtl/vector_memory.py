@@ -27,7 +27,7 @@ class VectorMemory(wiring.Component):
 
     Distributed RAM takes thousands of cells, so every few lanes have address registers of their own.
 
-    Latency: read data follow the address by one cycle; an address given two cycles after a write reads the new value.
+    Latency: read data follow the address by two cycles; an address given two cycles after a write reads the new value.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ class VectorMemory(wiring.Component):
             sources.append(here)
         read_address = Signal(ceil_log2(self._depth))
         values = Signal(elements(self._lanes), reset_less=True)
-        data = Signal(elements(self._lanes))
+        data, held = Signal(elements(self._lanes)), Signal(elements(self._lanes), reset_less=True)
+        m.d.sync += held.eq(data)   # the readers are as wide as the memory: the way to them takes a cycle
         for lane in range(self._lanes):
             part, element = divmod(lane, self._size)
             pieces = [rows.data[piece * self._size + element] for piece in range(len(sources[part]))]
@@ -82,7 +83,7 @@ class VectorMemory(wiring.Component):
             m.d.sync += values[lane].eq(reduce(or_, pieces) | first.data[lane] | second.data[lane])
         m.d.comb += [
             read_address.eq(Mux(self.read[0].enable, self.read[0].address, self.read[1].address)),
-            self.read[0].data.eq(data), self.read[1].data.eq(data),
+            self.read[0].data.eq(held), self.read[1].data.eq(held),
         ]
         if self._depth <= DISTRIBUTED_DEPTH_MAX:
             self._distributed(m, enable, write_address, values, read_address, data)

@@ -24,19 +24,20 @@ class Memories:
         self.scalars: dict[int, Scalar] = {}
 
     async def serve(self) -> None:
-        """Answer each read in the cycle after its address."""
+        """Answer each read of a scalar in the cycle after its address, of a beat in the one after that."""
         dut, lanes = self.dut, self.vector.shape[1]
         bits = ELEMENT_BITS * lanes
+        last = 0
         while True:
             await RisingEdge(dut.clk)
-            beat, scalar = int.from_bytes(self.rng.bytes(bits // 8), "little"), int(self.rng.integers(1 << 25))
+            dut.memory_read__data.value = last
+            last, scalar = int.from_bytes(self.rng.bytes(bits // 8), "little"), int(self.rng.integers(1 << 25))
             if dut.memory_read__enable.value:
                 row = self.vector[int(dut.memory_read__address.value)]
-                beat = sum((int(v) & (1 << ELEMENT_BITS) - 1) << ELEMENT_BITS * i for i, v in enumerate(row))
+                last = sum((int(v) & (1 << ELEMENT_BITS) - 1) << ELEMENT_BITS * i for i, v in enumerate(row))
             if dut.scalar_read__enable.value:
                 read = self.scalars[int(dut.scalar_read__address.value)]
                 scalar = read.mantissa | (read.exponent & 511) << 16
-            dut.memory_read__data.value = beat
             dut.scalar_read__data.value = scalar
 
 

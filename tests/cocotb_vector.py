@@ -268,12 +268,14 @@ class Machine:
                 return
         raise AssertionError(f"{op} hangs")
 
-    async def _read(self, port: str, address: int) -> int:
+    async def _read(self, port: str, address: int, cycles: int) -> int:
+        """What a port shows some cycles after it was given an address."""
         getattr(self.dut, f"{port}__enable").value = 1
         getattr(self.dut, f"{port}__address").value = address
         await RisingEdge(self.dut.clk)
         getattr(self.dut, f"{port}__enable").value = 0
-        await RisingEdge(self.dut.clk)
+        for _ in range(cycles):
+            await RisingEdge(self.dut.clk)
         return int(getattr(self.dut, f"{port}__data").value)
 
     async def compare(self, ops: list[Op]) -> None:
@@ -281,10 +283,10 @@ class Machine:
         context = "\n".join(map(str, ops))
         model = self.model
         for beat, expected in enumerate(model.vector):
-            values = unpack(await self._read("look", beat), 18, len(expected))
+            values = unpack(await self._read("look", beat, 2), 18, len(expected))
             check(f"vector memory beat {beat}", values, expected, context)
         for register in range(30):
-            word = await self._read("scalar", register)
+            word = await self._read("scalar", register, 1)
             check(f"S({register})", np.array([word]), np.array([scalar_word(model.scalars[register])]), context)
         state = {"activation": model.activation, "query": model.query, "query_exponent": [model.query_exponent]}
         for (port, address), values in self.written.items():
