@@ -1,7 +1,7 @@
 """Predicts the cycles of a token by walking its program with the timing rules of the units and the sequencer."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
 
@@ -10,6 +10,7 @@ from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
 from rtl.timing import SDRAM_CLOCKS
 
+RESULT_ORDER = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR, Unit.ATTENTION)     # whose scalars go first
 SETTLING_TOKENS = 64       # until the queue of weights begins a token as full as it ends it; mostly two
 
 
@@ -108,11 +109,11 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
     Another ``duration`` than `operation_cycles` tells what a unit of other speed would bring.
     """
     if config.weight_source == "ebr":
-        return list(_walk(config, program, position, greedy, duration, None))
+        return _walk(config, program, position, greedy, duration, None)
     full = level = Fraction(config.stream_fifo_words)
     for _ in range(SETTLING_TOKENS):
         supply, before = Supply(config.stream_fifo_words, level), level
-        spans = list(_walk(config, program, position, greedy, duration, supply))
+        spans = _walk(config, program, position, greedy, duration, supply)
         level = min(full, supply.level + supply.RATE * (spans[-1].end - supply.time))
         if level == before:
             break
@@ -120,8 +121,9 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
 
 
 def _walk(config: Config, program: list[Op], position: int, greedy: bool, duration: Callable[..., int],
-          supply: Supply | None) -> Iterator[Span]:
+          supply: Supply | None) -> list[Span]:
     """The operations one after the other, with weights from block RAM or from a supply."""
+    spans: list[Span] = []
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
     turn = 0
@@ -136,12 +138,24 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
             tiles = op.groups * op.planes * op.blocks
             end += supply.take(start + 1 + timing.fill_cycles(config, op), timing.tile_cycles(config, op),
                                tiles * timing.tile_words(config))
+        if unit in RESULT_ORDER:
+            # A unit is idle once its scalar is taken, one per cycle.
+            for other in RESULT_ORDER:
+                when, before = idle[other]
+                if before is None or other == unit or when != end:
+                    continue
+                if RESULT_ORDER.index(other) < RESULT_ORDER.index(unit):
+                    end += 1
+                else:
+                    idle[other] = end + 1, before
+                    spans[before] = replace(spans[before], end=end + 1)
         if unit:
             idle[unit] = end, index
         else:
             end = start + timing.TOKEN_CYCLES
-        yield Span(op, unit, start, end, after)
+        spans.append(Span(op, unit, start, end, after))
         turn = start + timing.ISSUE_CYCLES
+    return spans
 
 
 def predict(config: Config, program: list[Op], position: int, *, greedy: bool = True) -> Prediction:
