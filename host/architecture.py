@@ -9,10 +9,16 @@ from host.gguf_file import ARCHITECTURE_KEY, GgufArray
 MAX_DIMENSION = 1 << 20
 MAX_FRACTION = 14
 OWN_ARCHITECTURE = "TritloomForCausalLM"
+# Whose floats, unless they are ternary already, stand for themselves and may be quantised after training.
+ORDINARY = ("LlamaForCausalLM", "llama", "llama2.c")
 # Decoders of the Llama shape whose projections may be ternary. BitNet 2B4T, its predecessor by 1bitLLM, TriLM.
 HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
 # GGUF does not store the activation function; it follows from the architecture.
+ACTIVATIONS = ("relu2", "silu")
 GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
+# Nor how rotary pairs lie. Converters permute queries and keys of this architecture until pairs are neighbours; the
+# others keep the halves of Hugging Face.
+GGUF_INTERLEAVED = ("llama",)
 HUGGING_FACE_KEYS = {
     "hidden": "hidden_size", "feed_forward": "intermediate_size", "layers": "num_hidden_layers",
     "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "vocab": "vocab_size",
@@ -27,7 +33,7 @@ GGUF_KEYS = {
 }
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-OPTIONAL = ("embed_planes", "head_planes", "residual_fraction", *REALS)
+OPTIONAL = ("activation", "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Architecture:
     tied : whether the head is the embedding.
     linear_class : which convention the scales of packed weights follow, or None.
     is_master : whether floating-point projections are master weights, to be quantised by the absmean rule.
+    rotate_half : whether a rotary pair is an element and the one half a head further on, else two neighbours.
     objections : one line per setting that the program generator cannot run, naming its key.
     """
 
@@ -49,7 +56,13 @@ class Architecture:
     tied: bool
     linear_class: str | None
     is_master: bool
+    rotate_half: bool
     objections: tuple[str, ...]
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether projections may be of other weights than trits."""
+        return self.name in ORDINARY and self.linear_class is None and not self.is_master
 
 
 def from_config(config: Mapping[str, object]) -> Architecture:
@@ -72,20 +85,26 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     default_class = "bitlinear" if quantisation.get("quant_method") == "bitnet" else None
     linear_class = quantisation.get("linear_class", default_class)
     is_master = name.lower().startswith("bitnet") or quantisation.get("quantization_mode") == "online"
-    # Whether there are gains, others than our own do not say here: their tensors tell.
-    wanted = {"hidden_act": "relu2", "rope_interleaved": True} | ({"norm_gain": False} if own else {})
-    objections = [f"{key} is {_show(config.get(key))} (supported: {value!r})" for key, value in wanted.items()
-                  if config.get(key) != value]
+    activation = config.get("hidden_act")
+    objections = [] if activation in ACTIVATIONS else [
+        f"hidden_act is {_show(activation)} (supported: {', '.join(map(repr, ACTIVATIONS))})"]
+    values["activation"] = activation if activation in ACTIVATIONS else ACTIVATIONS[0]
+    interleaved = config.get("rope_interleaved", None if own else False)
+    if type(interleaved) is not bool:
+        objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
     tied = bool(config.get("tie_word_embeddings", False))
-    if tied:
-        objections.append("tie_word_embeddings is true (supported: false)")
     objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
-                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window") if config.get(key)]
+                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window", "num_local_experts")
+                   if config.get(key)]
+    if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
+        objections.append(f"rope_parameters.rope_type is {_show(rope['rope_type'])} (supported: 'default')")
+    if config.get("partial_rotary_factor", 1) != 1:
+        objections.append(f"partial_rotary_factor is {_show(config['partial_rotary_factor'])} (supported: 1)")
     if quantisation.get("use_rms_norm"):
         objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
         name, _shape(values, HUGGING_FACE_KEYS), tied,
-        linear_class if isinstance(linear_class, str) else None, is_master, tuple(objections))
+        linear_class if isinstance(linear_class, str) else None, is_master, interleaved is not True, tuple(objections))
 
 
 def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> Architecture:
@@ -107,12 +126,19 @@ def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> 
     keys = {field: f"{name}.{key}" for field, key in GGUF_KEYS.items()}
     values = {field: metadata.get(key) for field, key in keys.items()}
     values["vocab"] = vocab
-    activation = GGUF_ACTIVATIONS[name]
-    objections = [] if activation == "relu2" else [
-        f"{ARCHITECTURE_KEY} {name} has the activation {activation} (supported: relu2)"]
-    if tied:
-        objections.append("there is no output.weight, the head is the embedding (supported: a head of its own)")
-    return Architecture(name, _shape(values, keys), tied, None, False, tuple(objections))
+    values["activation"] = GGUF_ACTIVATIONS[name]
+    shape = _shape(values, keys)
+    wanted = {"rope.scaling.factor": 1, "rope.dimension_count": shape.head_dim, "expert_count": 0,
+              "attention.value_length": shape.head_dim, "attention.sliding_window": 0}
+    objections = [f"{name}.{key} is {_show(metadata[f'{name}.{key}'])} (supported: {value})"
+                  for key, value in wanted.items() if metadata.get(f"{name}.{key}", value) != value]
+    return Architecture(name, shape, tied, None, False, name not in GGUF_INTERLEAVED, tuple(objections))
+
+
+def from_llama2c(sizes: Mapping[str, int], *, tied: bool) -> Architecture:
+    """The architecture of a llama2.c file: a Llama whose rotary pairs are neighbours."""
+    shape = _shape({**sizes, "activation": "silu"}, {field: field for field in GGUF_KEYS})
+    return Architecture("llama2.c", shape, tied, None, False, False, ())
 
 
 def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
@@ -121,6 +147,8 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         if field not in values:
             raise ValueError(f"{keys[field]} is missing")
     for field, value in values.items():
+        if field == "activation":
+            continue
         if field in REALS:
             if type(value) not in (int, float) or not 0 < value < 1e12:
                 raise ValueError(f"{keys[field]} must be a positive number, got {_show(value)}")
@@ -138,6 +166,8 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         raise ValueError(f"{keys['head_dim']} is missing and {keys['hidden']} {values['hidden']} is not a multiple of "
                          f"{keys['heads']} {values['heads']}")
     values.setdefault("head_dim", values["hidden"] // values["heads"])
+    if values["head_dim"] % 2:
+        raise ValueError(f"{keys['head_dim']} {values['head_dim']} is odd; rotary pairs need an even number")
     wanted = {*REQUIRED, "kv_heads", "head_dim", *OPTIONAL}
     return Shape(**{field: value for field, value in values.items() if field in wanted})
 

@@ -163,11 +163,10 @@ def images(model: Path, configs: Sequence[str]) -> list[Image]:
     """
     if configs or model.is_file():
         return [read_image(model, config) for config in configs or [None]]
-    checkpoint = load_checkpoint(model)
     compiled, reasons = [], []
     for config in CONFIGS.values():
         try:
-            compiled.append(compile_checkpoint(checkpoint, config))
+            compiled.append(compile_checkpoint(load_checkpoint(model, config), config))
         except TritloomError as reason:
             reasons.append(str(reason))
     if not compiled:

@@ -44,7 +44,7 @@ def block_memories(image: Image, firmware: bytes) -> Memories:
             case Space.WEIGHTS:
                 memories |= _weights(c, words)
             case Space.EMBEDDING:
-                depth, width = c.vocab * c.embed_beats, c.lanes * c.embed_bits
+                depth, width = c.embed_rows * c.embed_beats, c.lanes * c.embed_bits
                 bits = _bits(words.reshape(-1, _stride(math.ceil(width / PIECE_BITS))))
                 memories["embedding"] = _table("embedding", bits, depth, width)
             case Space.ROTARY:
@@ -63,7 +63,7 @@ def noise(config: Config) -> tuple[Image, bytes]:
     limits = [1 << bits for bits in PROGRAM_PIECE_BITS]
     sections = {
         "program": chance.integers(0, limits, (c.program_depth, len(limits)), np.uint64).astype(np.uint32),
-        "embedding": chance.integers(0, 1 << c.embed_bits, (c.vocab, c.embed_beats * c.lanes), np.uint8),
+        "embedding": chance.integers(0, 1 << c.embed_bits, (c.embed_rows, c.embed_beats * c.lanes), np.uint8),
         "rotary": chance.integers(-1 << 15, 1 << 15, (2, 1 << _rotary_index_bits(c), c.head_dim // 2, 2), np.int16),
         "tokenizer": np.zeros(0, np.uint8)}
     if c.weight_source == "sdram":

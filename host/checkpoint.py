@@ -1,15 +1,18 @@
 """A ternary checkpoint in memory: shapes, trits and scales, whatever file it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated squared-ReLU feed-forward).
+    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated feed-forward).
 
+    ``activation`` is that of the gate: ``relu2``, the square of ReLU, or ``silu``.
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
+    ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
+    ``down``.
     """
 
     hidden: int
@@ -25,14 +28,24 @@ class Shape:
     embed_planes: int = 3
     head_planes: int = 2
     residual_fraction: int = 12
+    sub_norms: tuple[str, ...] = ()
+    activation: str = "relu2"
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Integer weights [rows, columns] and their scale: the real weight is ``integers * scale``."""
+    """Integer weights [rows, columns] and their scale: the real weight is ``integers * scale``.
+
+    Parameters
+    ----------
+    planes : trit planes that hold the integers.
+    error : root mean square of what quantisation changed, relative to that of the weights; 0 if it changed nothing.
+    """
 
     integers: np.ndarray
     scale: float
+    planes: int = 1
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +58,20 @@ class Checkpoint:
     shape : its dimensions.
     tensors : ``embed`` and ``head`` [vocab, hidden], and per layer ``{i}.q`` ... ``{i}.down``, all int8.
     tokenizer : bytes of a llama2.c tokenizer, or empty.
+    gains : of norms, float32, where they are not all 1; by what reads the norm: ``{i}.qkv``, ``{i}.gate``, ``head``,
+        and of sub-norms ``{i}.o``, ``{i}.down``.
     """
 
     name: str
     shape: Shape
     tensors: dict[str, Tensor]
     tokenizer: bytes = b""
+    gains: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def quantised(self) -> dict[str, dict[str, float]]:
+        """Planes and error of every tensor that quantisation changed."""
+        return {name: {"planes": t.planes, "error": t.error} for name, t in self.tensors.items() if t.error}
 
     @property
     def ternary_parameters(self) -> int:
@@ -68,15 +89,18 @@ def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
     }
 
 
-def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"") -> Checkpoint:
-    """A checkpoint of random trits with scales that keep activations in a natural range."""
+def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"",
+                         planes: int = 1) -> Checkpoint:
+    """A checkpoint of random trits, or planes of them, with scales that keep activations in a natural range."""
     rng = np.random.default_rng(seed)
     embed_limit, head_limit = 3**shape.embed_planes // 2, 3**shape.head_planes // 2
     embed = rng.integers(-embed_limit, embed_limit + 1, (shape.vocab, shape.hidden), np.int8)
     head = rng.integers(-head_limit, head_limit + 1, (shape.vocab, shape.hidden), np.int8)
-    tensors = {"embed": Tensor(embed, 1 / embed_limit), "head": Tensor(head, 0.5 / shape.hidden**0.5)}
+    tensors = {"embed": Tensor(embed, 1 / embed_limit, shape.embed_planes),
+               "head": Tensor(head, 2 / shape.hidden**0.5 / head_limit, shape.head_planes)}
     for layer in range(shape.layers):
         for key, (rows, columns) in layer_shapes(shape).items():
-            trits = rng.integers(-1, 2, (rows, columns), np.int8)
-            tensors[f"{layer}.{key}"] = Tensor(trits, 1.2 / columns**0.5)
+            limit = 3**planes // 2
+            integers = rng.integers(-limit, limit + 1, (rows, columns), np.int8)
+            tensors[f"{layer}.{key}"] = Tensor(integers, 1.2 / columns**0.5 / limit, planes)
     return Checkpoint(name, shape, tensors, tokenizer)

@@ -29,21 +29,22 @@ from host.image import Image
 from host.importer import import_checkpoint
 from host.integrity import Integrity, check_weights
 from host.model_files import open_model
+from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
-from host.session import DEFAULT_CONFIG, DEFAULT_MODEL, Generation, Target, check_prompt, read_image, tokenizer_of
+from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, configuration, read_image, tokenizer_of
 from host.soft_core import SoftCoreRun
 from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
-from rtl.config import CONFIGS
+from rtl.config import SIMULATED_CONFIGS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Runs ternary language models on Tritloom, simulated or on a board.")
 notes = Console(stderr=True)
 
 Model = Annotated[Path, typer.Option("--model", show_default="stories1m", help="Model directory, or an image file.")]
-Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream or tiny.")]
+Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream, tiny, or llama.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
 
@@ -137,7 +138,7 @@ def info(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, conf
     with opened(target, image) as device:
         hello = device.hello
     print(f"firmware   {hello.firmware_version}")
-    known = next((name for name, known in CONFIGS.items() if known.geometry == hello.geometry), "unknown")
+    known = next((name for name, known in SIMULATED_CONFIGS.items() if known.geometry == hello.geometry), "unknown")
     print(f"geometry   {hello.geometry:08x} ({known})")
     print(f"weights    {'streamed from SDRAM' if hello.streams else 'resident'}")
     print(f"image      {f'{hello.image_id:08x}' if hello.image_id else 'none'}")
@@ -276,22 +277,35 @@ def bench(
 
 @app.command("import")
 def import_model(
-    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
+    model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF or llama2.c file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Image file to write.")],
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Let tensors pass that are all zero or hold one value.")
                      ] = False,
+    planes: Annotated[int | None, typer.Option(min=1, max=MOST_PLANES, help="Trit planes of every matrix of floats.")
+                      ] = None,
+    error: Annotated[float | None, typer.Option(min=0.0, show_default=f"{DEFAULT_ERROR} if the planes suffice",
+                                                help="Relative error allowed to a matrix of floats, which decides its "
+                                                     "planes.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(show_default="tokenizer.bin beside the weights",
+                                                   help="Tokenizer file in the layout of llama2.c.")] = None,
 ) -> None:
     """Check a model, compile it into an image file, and record its hash there."""
-    name = config or DEFAULT_CONFIG
-    if name not in CONFIGS:
-        raise TritloomError(f"there is no configuration {name!r}; choose {', '.join(CONFIGS)}")
-    checkpoint, integrity = import_checkpoint(model, force=force)
-    compiled = compile_checkpoint(checkpoint, CONFIGS[name])
+    chosen = configuration(config)
+    if planes is not None and error is not None:
+        raise TritloomError("give --planes or --error, not both: an error decides the planes")
+    checkpoint, integrity = import_checkpoint(
+        model, force=force, config=chosen, budget=PlaneBudget(planes, error), tokenizer=tokenizer)
+    compiled = compile_checkpoint(checkpoint, chosen)
     replace(compiled, model=compiled.model | {"integrity": integrity.record}).save(output)
     show_suspects(integrity)
-    print(f"{output}: image {compiled.image_id:08x} for {name}, "
-          f"{checkpoint.ternary_parameters:,} ternary weights, model sha256 {integrity.sha256}")
+    if quantised := checkpoint.quantised:
+        counts = sorted({entry["planes"] for entry in quantised.values()})
+        worst = max(quantised, key=lambda key: quantised[key]["error"])
+        notes.print(f"quantised {len(quantised)} matrices of floats to {', '.join(map(str, counts))} trit planes; the "
+                    f"largest relative error is {quantised[worst]['error']:.3f}, of {worst}")
+    print(f"{output}: image {compiled.image_id:08x} for {chosen.name}, "
+          f"{checkpoint.ternary_parameters:,} weights of projections, model sha256 {integrity.sha256}")
 
 
 def show_suspects(integrity: Integrity) -> None:
@@ -307,7 +321,7 @@ def check(
                      ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Decode every ternary tensor of a model and look for damage; prints the model's hash."""
+    """Decode every projection of a model and look for damage; prints the model's hash."""
     files = open_model(model)
     with notes.status("") as status:
         found = check_weights(files, force=force,
@@ -317,7 +331,7 @@ def check(
         return
     show_suspects(found)
     fractions = found.nonzero.values()
-    print(f"{files.name}: {len(fractions)} ternary tensors, {min(fractions):.1%} to {max(fractions):.1%} of their "
+    print(f"{files.name}: {len(fractions)} projections, {min(fractions):.1%} to {max(fractions):.1%} of their "
           f"weights are not zero")
     print(f"sha256 {found.sha256}")
 

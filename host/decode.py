@@ -37,6 +37,42 @@ def decode_projection(model: ModelFiles, key: str) -> TernaryMatrix:
                             "another format of it") from error
 
 
+def decode_matrix(model: ModelFiles, key: str) -> TernaryMatrix | np.ndarray:
+    """A projection as `decode_projection` gives it, or float32 [rows, columns] if it holds ordinary weights.
+
+    Raises
+    ------
+    TritloomError: its bytes are damaged; the message names the tensor.
+    """
+    entry = model.matrices[key]
+    if entry.dtype not in FLOATS or not model.architecture.is_ordinary or key in model.scales:
+        return decode_projection(model, key)
+    weights = decode_floats(model, key)
+    try:
+        matrix = from_scaled_floats(weights)
+    except ValueError:
+        return weights
+    # Trits with a scale per row or column (TriLM) are ordinary weights to a machine that has one scale per tensor.
+    return matrix if matrix.scales.size == 1 else weights
+
+
+def decode_floats(model: ModelFiles, key: str) -> np.ndarray:
+    """float32 [rows, columns] of a matrix of floats.
+
+    Raises
+    ------
+    TritloomError: a weight is not finite, or there is a scale beside them.
+    """
+    entry = model.matrices[key]
+    if key in model.scales:
+        raise TritloomError(f"tensor {entry.name} is {entry.dtype} and has a scale tensor; supported: one or the other")
+    weights = to_float32(entry.read(), entry.dtype, entry.shape)
+    if not np.isfinite(weights).all():
+        raise TritloomError(f"{entry.path}: tensor {entry.name} has a weight that is not finite; fetch the checkpoint "
+                            "again")
+    return weights
+
+
 def decode_scale(model: ModelFiles, key: str) -> float:
     """The one number in the scale tensor of a matrix.
 

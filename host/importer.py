@@ -1,69 +1,178 @@
 """Imports models: from files in any container that can be read to a checkpoint that can be compiled."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from host.checkpoint import Checkpoint, Tensor
-from host.decode import FLOATS, decode_projection, decode_scale
+from host.checkpoint import Checkpoint, Shape, Tensor
+from host.decode import FLOATS, decode_floats, decode_matrix, decode_scale
 from host.errors import TritloomError
-from host.integrity import Inspector, Integrity, projections
+from host.integrity import Inspector, Integrity
 from host.model_files import ModelFiles, open_model
+from host.planes import MOST_PLANES, SMALLEST, PlaneBudget
+from host.program import Layout
 from host.tensor_entry import open_regular
-from host.trit_formats import to_float32
+from host.trit_formats import TernaryMatrix, to_float32
+from rtl.config import Config
 
 PLANES_DTYPE = "I8"
 TOKENIZER_FILE = "tokenizer.bin"
 MAX_TOKENIZER_BYTES = 1 << 24
+# Projections of a layer, in the order of the program, by the norm whose output they read.
+READERS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, config: Config | None = None) -> Checkpoint:
     """Read a model; see `import_checkpoint`."""
-    return import_checkpoint(Path(path))[0]
+    return import_checkpoint(Path(path), config=config)[0]
 
 
-def import_checkpoint(path: Path, *, force: bool = False) -> tuple[Checkpoint, Integrity]:
+def import_checkpoint(path: Path, *, force: bool = False, config: Config | None = None,
+                      budget: PlaneBudget | None = None,
+                      tokenizer: Path | None = None) -> tuple[Checkpoint, Integrity]:
     """Read a model that the program generator can run, and look for damage on the way.
 
     Parameters
     ----------
-    path : a directory with config.json and safetensors, or a GGUF file; tokenizer.bin beside it is taken along.
+    path : a directory with config.json and safetensors, a GGUF or a llama2.c file.
     force : let projections pass that are all zero or hold one value.
+    config : that the model is for; how many trit planes it holds limits those of tensors that are floats.
+    budget : how many planes tensors get that are not integers already.
+    tokenizer : llama2.c tokenizer to take along; None takes tokenizer.bin beside the weights if there is one.
 
     Raises
     ------
     TritloomError: something is missing, damaged, contradicts the configuration, or cannot run; the message names it.
     """
     model = open_model(path)
-    objections = [*model.objections, *_plane_objections(model)]
+    objections = [*model.objections, *_dtype_objections(model)]
     if objections:
         raise TritloomError(f"{model.name} cannot run: {'; '.join(objections)}")
-    _check_gains(model)
-    shape, inspector = model.architecture.shape, Inspector(force=force)
-    tensors = {"embed": _planes(model, "embed", shape.embed_planes), "head": _planes(model, "head", shape.head_planes)}
-    for key in projections(model):
-        matrix, name = decode_projection(model, key), model.matrices[key].name
-        inspector.inspect(key, name, matrix)
-        if matrix.scales.size > 1:
-            kind = "row" if matrix.scales.shape[1] == 1 else "column"
-            raise TritloomError(f"tensor {name} has one scale per {kind}; supported: one per tensor")
-        tensors[key] = Tensor(matrix.trits, float(matrix.scales[0, 0]))
-    folder = path if path.is_dir() else path.parent
-    checkpoint = Checkpoint(model.name, shape, tensors, _read_tokenizer(folder / TOKENIZER_FILE))
-    return checkpoint, inspector.result(model)
+    if config is not None:
+        # Before a weight is read; planes follow from the weights.
+        Layout(replace(model.architecture.shape, embed_planes=1, head_planes=1), config)
+    beside = (path if path.is_dir() else path.parent) / TOKENIZER_FILE
+    pieces = _read_tokenizer(tokenizer or beside) if tokenizer or beside.exists() else b""
+    reader = _Reader(model, Inspector(force=force), config, budget or PlaneBudget())
+    tensors, shape = reader.read()
+    return Checkpoint(model.name, shape, tensors, pieces, reader.gains), reader.inspector.result(model)
 
 
-def _plane_objections(model: ModelFiles) -> list[str]:
-    """Why embedding and head, which are stored as integers of trit planes with a scale, cannot be taken."""
-    return [f"tensor {model.matrices[key].name} is {model.matrices[key].dtype} (supported: {PLANES_DTYPE} trit planes)"
-            for key in ("embed", "head") if key in model.matrices and model.matrices[key].dtype != PLANES_DTYPE]
+class _Reader:
+    """Turns the tensors of a model into integers, one projection at a time.
+
+    Members
+    -------
+    gains : of norms; when all is read, those that became no part of a matrix.
+    """
+
+    def __init__(self, model: ModelFiles, inspector: Inspector, config: Config | None, budget: PlaneBudget) -> None:
+        self.model, self.inspector, self._budget = model, inspector, budget
+        self._weight_planes = config.weight_planes if config else MOST_PLANES
+        self._embed_planes = config.embed_planes if config else MOST_PLANES
+        self.gains = _gains(model)
+
+    def read(self) -> tuple[dict[str, Tensor], Shape]:
+        """All tensors, and the shape with their planes."""
+        tensors = {"embed": self._embedding(), "head": self._head()}
+        for layer in range(self.model.architecture.shape.layers):
+            for norm, parts in READERS.items():
+                for part, tensor in self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts]).items():
+                    tensors[part] = tensor
+        shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
+                        head_planes=tensors["head"].planes)
+        return tensors, shape
+
+    def _embedding(self) -> Tensor:
+        entry, shape = self.model.matrices["embed"], self.model.architecture.shape
+        if entry.dtype == PLANES_DTYPE:
+            return _planes(self.model, "embed", shape.embed_planes)
+        # Rows of the embedding memory are as wide for fewer planes, so it gets all there are.
+        return PlaneBudget(planes=self._embed_planes).quantise(
+            entry.name, decode_floats(self.model, "embed"), self._embed_planes)
+
+    def _head(self) -> Tensor:
+        key = "embed" if self.model.architecture.tied else "head"
+        entry, shape = self.model.matrices[key], self.model.architecture.shape
+        if entry.dtype == PLANES_DTYPE:
+            return _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)
+        weights = _scaled(decode_floats(self.model, key), self.gains.pop("head", None))
+        return self._budget.quantise(entry.name, weights, self._weight_planes)
+
+    def _projections(self, norm: str, keys: list[str]) -> dict[str, Tensor]:
+        """Matrices that read one vector; where all are floats, the gains of its norm become part of them."""
+        found = {key: decode_matrix(self.model, key) for key in keys}
+        ternary = any(isinstance(matrix, TernaryMatrix) for matrix in found.values())
+        gain = None if ternary else self.gains.pop(norm, None)
+        tensors = {}
+        for key, matrix in found.items():
+            entry = self.model.matrices[key]
+            self.inspector.inspect(key, entry, matrix)
+            if isinstance(matrix, TernaryMatrix):
+                if matrix.scales.size > 1:
+                    kind = "row" if matrix.scales.shape[1] == 1 else "column"
+                    raise TritloomError(f"tensor {entry.name} has one scale per {kind}; supported: one per tensor")
+                tensor = Tensor(matrix.trits, float(matrix.scales[0, 0]))
+            else:
+                tensor = self._budget.quantise(entry.name, _scaled(matrix, gain), self._weight_planes)
+            if self.model.architecture.rotate_half and key.endswith((".q", ".k")):
+                rows = interleave_pairs(tensor.integers, self.model.architecture.shape.head_dim)
+                tensor = replace(tensor, integers=rows)
+            tensors[key] = tensor
+        return tensors
 
 
-def _check_gains(model: ModelFiles) -> None:
-    """Refuse gains that change anything; the accelerator has none."""
+def _scaled(matrix: np.ndarray, gain: np.ndarray | None) -> np.ndarray:
+    """Columns [rows, columns] times the gains of the vector they read; what overflows is found afterwards."""
+    with np.errstate(over="ignore"):
+        return matrix if gain is None else matrix * gain
+
+
+def interleave_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows of queries or keys [heads * head_dim, columns] whose rotary pairs are halves of a head, made neighbours.
+
+    The angle of a pair and the dot product of a head stay the same, so every score does.
+    """
+    heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
+    return heads.transpose(0, 2, 1, 3).reshape(rows.shape)
+
+
+def _dtype_objections(model: ModelFiles) -> list[str]:
+    """Why embedding and head, which are integers of trit planes with a scale, or floats, cannot be taken."""
+    supported = (PLANES_DTYPE, *FLOATS)
+    return [f"tensor {model.matrices[key].name} is {model.matrices[key].dtype} (supported: {', '.join(supported)})"
+            for key in ("embed", "head") if key in model.matrices and model.matrices[key].dtype not in supported]
+
+
+def _gains(model: ModelFiles) -> dict[str, np.ndarray]:
+    """Gains that are not all 1, float32, by the norm's readers."""
+    places = {entry.name: key for key, entry in model.norms.items()}
+    found = {}
     for entry in model.gains:
-        if entry.dtype not in FLOATS or (to_float32(entry.read(), entry.dtype, entry.shape) != 1).any():
-            raise TritloomError(f"tensor {entry.name} is a norm gain with values other than 1; supported: ones")
+        gains = to_float32(entry.read(), entry.dtype, entry.shape) if entry.dtype in FLOATS else np.zeros(1, np.float32)
+        if (gains == 1).all():
+            continue
+        if entry.dtype not in FLOATS or not np.isfinite(gains).all() or not np.abs(gains).max(initial=0) > SMALLEST:
+            raise TritloomError(f"tensor {entry.name} holds no gains that are finite and not all zero, in "
+                                f"{', '.join(FLOATS)}; fetch the checkpoint again")
+        if entry.name not in places:
+            raise TritloomError(f"tensor {entry.name} is a norm gain with values other than 1 in a place without a "
+                                "norm; supported: ones")
+        found[places[entry.name]] = gains
+    _check_lengths(model, found)
+    return found
+
+
+def _check_lengths(model: ModelFiles, gains: dict[str, np.ndarray]) -> None:
+    shape = model.architecture.shape
+    sizes = {"o": shape.heads * shape.head_dim, "down": shape.feed_forward}
+    for key, gain in gains.items():
+        layer, _, reader = key.rpartition(".")
+        size = sizes.get(reader, shape.hidden)
+        if len(gain) != size or (layer and int(layer) >= shape.layers):
+            raise TritloomError(f"tensor {model.norms[key].name} has {len(gain)} gains, the configuration asks for "
+                                f"{size} in each of {shape.layers} layers")
 
 
 def _planes(model: ModelFiles, key: str, count: int) -> Tensor:
@@ -72,12 +181,10 @@ def _planes(model: ModelFiles, key: str, count: int) -> Tensor:
     limit = 3**count // 2
     if integers.max() > limit or integers.min() < -limit:
         raise TritloomError(f"tensor {entry.name} holds values beyond {limit}, the limit of {count} trit planes")
-    return Tensor(integers, decode_scale(model, key))
+    return Tensor(integers, decode_scale(model, key), count)
 
 
 def _read_tokenizer(path: Path) -> bytes:
-    if not path.exists():
-        return b""
     file, size = open_regular(path)
     with file:
         if size > MAX_TOKENIZER_BYTES:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from host.checkpoint import layer_shapes
-from host.decode import decode_projection
+from host.decode import decode_matrix
 from host.errors import TritloomError
 from host.model_files import ModelFiles
 from host.tensor_entry import TensorEntry
@@ -20,9 +20,9 @@ class Integrity:
 
     Members
     -------
-    nonzero : fraction of trits that are not zero, by name of the projection.
+    nonzero : fraction of weights that are not zero, by name of the projection.
     suspects : projections that are all zero or hold one value, and were let pass.
-    sha256 : of trits and scales of the projections, and of the stored bytes of all other tensors.
+    sha256 : of trits and scales of ternary projections, and of the stored bytes of all other tensors.
     """
 
     nonzero: dict[str, float]
@@ -47,21 +47,25 @@ class Inspector:
         self._force, self._digest = force, hashlib.sha256()
         self._nonzero: dict[str, float] = {}
         self._suspects: list[str] = []
+        self._floats: list[TensorEntry] = []
 
-    def inspect(self, key: str, name: str, matrix: TernaryMatrix) -> None:
-        """Count, check and hash one projection.
+    def inspect(self, key: str, entry: TensorEntry, matrix: TernaryMatrix | np.ndarray) -> None:
+        """Count, check and hash one projection; that of floats is hashed as it is stored.
 
         Raises
         ------
         TritloomError: it is all zero or holds one value, and ``force`` was not given.
         """
-        trits = matrix.trits
+        trits = matrix.trits if isinstance(matrix, TernaryMatrix) else matrix
         self._nonzero[key] = np.count_nonzero(trits) / trits.size
         if trits.min() == trits.max():
             if not self._force:
-                raise TritloomError(f"tensor {name} holds nothing but {int(trits.flat[0])}, as a damaged file would; "
-                                    "fetch the checkpoint again, or let it pass with --force")
-            self._suspects.append(name)
+                raise TritloomError(f"tensor {entry.name} holds nothing but {trits.flat[0]:g}, as a damaged file "
+                                    "would; fetch the checkpoint again, or let it pass with --force")
+            self._suspects.append(entry.name)
+        if not isinstance(matrix, TernaryMatrix):
+            self._floats.append(entry)
+            return
         scales = np.broadcast_to(matrix.scales, (len(trits), 1)) if matrix.scales.shape[1] == 1 else matrix.scales
         self._digest.update(f"{key} {trits.shape} {scales.shape}".encode())
         self._digest.update(np.ascontiguousarray(trits))
@@ -69,7 +73,7 @@ class Inspector:
 
     def result(self, model: ModelFiles) -> Integrity:
         """The findings, after all projections; reads the bytes of all other tensors."""
-        others = [model.matrices[key] for key in ("embed", "head") if key in model.matrices]
+        others = [*self._floats, *(model.matrices[key] for key in ("embed", "head") if key in model.matrices)]
         # Sorted by what they hold, because containers spell their names differently.
         self._digest.update(b"".join(sorted(_stored_digest(entry) for entry in (*others, *model.gains))))
         return Integrity(self._nonzero, tuple(self._suspects), self._digest.hexdigest())
@@ -105,5 +109,5 @@ def check_weights(model: ModelFiles, *, force: bool = False,
     inspector, keys = Inspector(force=force), projections(model)
     for done, key in enumerate(keys):
         progress(done, len(keys))
-        inspector.inspect(key, model.matrices[key].name, decode_projection(model, key))
+        inspector.inspect(key, model.matrices[key], decode_matrix(model, key))
     return inspector.result(model)

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from host.architecture import Architecture, from_config, from_metadata
+from host.architecture import Architecture, from_config, from_llama2c, from_metadata
 from host.checkpoint import layer_shapes
 from host.errors import TritloomError
 from host.gguf_file import read_gguf
+from host.llama2c_file import read_llama2c
 from host.safetensors_files import read_safetensors
 from host.tensor_entry import TensorEntry, read_json
 
@@ -22,14 +23,21 @@ GGUF_PARTS = {
     "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up",
     "ffn_down": "down", "token_embd": "embed", "output": "head",
 }
+# Norms by the first matrix that reads what they put out; `qkv` stands for queries, keys and values.
+NORMS = {
+    "input_layernorm": "qkv", "post_attention_layernorm": "gate", "self_attn.attn_sub_norm": "o",
+    "self_attn.inner_attn_ln": "o", "mlp.ffn_sub_norm": "down", "mlp.ffn_layernorm": "down", "model.norm": "head",
+    "attn_norm": "qkv", "ffn_norm": "gate", "attn_sub_norm": "o", "ffn_sub_norm": "down", "output_norm": "head",
+}
 LAYER = re.compile(r"(?:model\.layers|blk)\.(0|[1-9][0-9]{0,6})\.(.+)")
 KINDS = {".weight": "matrix", ".weight_scale": "scale", ".scale": "scale"}
 GAIN = re.compile(r"(norm|layernorm|_ln)\.weight$")
 SUB_NORM = re.compile(r"(attn_sub_norm|ffn_sub_norm|inner_attn_ln|ffn_layernorm|rms_norm)\.weight$")
-DERIVED = re.compile(r"rotary_emb\.inv_freq$|^rope_freqs\.weight$")
+DERIVED = re.compile(r"rotary_emb\.inv_freq$")
 PACKED = "U8"
 PROJECTION_DTYPES = {"safetensors": ("U8", "F32", "F16", "BF16"),
-                     "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16")}
+                     "GGUF": ("TQ1_0", "TQ2_0", "I2_S", "F32", "F16", "BF16"), "llama2.c": ("F32",)}
+LLAMA2C_SUFFIX = ".bin"
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class ModelFiles:
     Members
     -------
     name : of its folder or file.
-    container : ``safetensors`` or ``GGUF``.
+    container : ``safetensors``, ``GGUF`` or ``llama2.c``.
     architecture : dimensions and settings.
     matrices : ``embed``, ``head`` unless tied, and ``{layer}.q`` ... ``{layer}.down``.
     scales : scales that are tensors of their own, by the name of their matrix.
@@ -56,11 +64,28 @@ class ModelFiles:
     unplaced: tuple[TensorEntry, ...]
 
     @property
+    def norms(self) -> dict[str, TensorEntry]:
+        """Gains of norms with a known place, by what reads them: ``{layer}.qkv``, ``{layer}.o``, ... ``head``."""
+        found = {}
+        for entry in self.gains:
+            base = entry.name.removesuffix(".weight")
+            layer = LAYER.fullmatch(base)
+            reader = NORMS.get(layer[2] if layer else base)
+            if reader is not None and (reader == "head") == (layer is None):
+                found[f"{layer[1]}.{reader}" if layer else reader] = entry
+        return found
+
+    @property
     def objections(self) -> tuple[str, ...]:
         """One line per reason why the program generator cannot run the model, whatever the board."""
         found = list(self.architecture.objections)
-        if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name)]:
-            found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: none)")
+        known = {entry.name for entry in self.norms.values()}
+        if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name) and entry.name not in known]:
+            found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: before output and down projections)")
+        for part in self.architecture.shape.sub_norms:
+            missing = [layer for layer in range(self.architecture.shape.layers) if f"{layer}.{part}" not in self.norms]
+            if missing:
+                found.append(f"layer {missing[0]} has no sub-norm before its {part} projection, others have one")
         if self.unplaced:
             found.append(f"{len(self.unplaced)} tensors such as {self.unplaced[0].name[:80]!r} have no part in the "
                          "token program")
@@ -73,13 +98,15 @@ def logical_shape(entry: TensorEntry) -> tuple[int, ...]:
 
 
 def open_model(path: Path) -> ModelFiles:
-    """Read the headers of a model: a directory with config.json and safetensors, or a GGUF file.
+    """Read the headers of a model: a directory with config.json and safetensors, a GGUF or a llama2.c file.
 
     Raises
     ------
     TritloomError: something is missing, damaged, or contradicts the configuration; the message names it.
     """
     try:
+        if path.is_file() and path.suffix == LLAMA2C_SUFFIX:
+            return _open_llama2c(path)
         if path.is_file() and path.suffix not in (".safetensors", ".json"):
             return _open_gguf(path)
         folder = path if path.is_dir() else path.parent
@@ -118,6 +145,12 @@ def _open_gguf(path: Path) -> ModelFiles:
     return _sort(path.stem, "GGUF", architecture, file.tensors.values(), GGUF_PARTS)
 
 
+def _open_llama2c(path: Path) -> ModelFiles:
+    sizes, tensors = read_llama2c(path)
+    architecture = from_llama2c(sizes, tied="output.weight" not in tensors)
+    return _sort(path.stem, "llama2.c", architecture, tensors.values(), GGUF_PARTS)
+
+
 def _part(name: str, parts: dict[str, str]) -> tuple[str, str] | None:
     """Kind (matrix or scale) and canonical name of a tensor."""
     for suffix, kind in KINDS.items():
@@ -150,7 +183,10 @@ def _sort(name: str, container: str, architecture: Architecture, entries: Iterab
     expected = set(_expected(architecture))
     unplaced += [entry for key, entry in matrices.items() if key not in expected]
     kept = {key: entry for key, entry in matrices.items() if key in expected}
-    return ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+    model = ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+    subs = {key.rpartition(".")[2] for key in model.norms} & {"o", "down"}
+    shape = replace(architecture.shape, sub_norms=tuple(sorted(subs, reverse=True)))
+    return replace(model, architecture=replace(architecture, shape=shape))
 
 
 def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,9 @@ from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
 from rtl.timing import SDRAM_CLOCKS
 
+RESULT_ORDER = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR, Unit.ATTENTION)     # whose scalars go first
+SETTLING_TOKENS = 64       # until the queue of weights begins a token as full as it ends it; mostly two
+
 
 @dataclass(frozen=True)
 class Span:
@@ -107,24 +110,23 @@ def timeline(config: Config, program: list[Op], position: int, *, greedy: bool =
     """
     if config.weight_source == "ebr":
         return _walk(config, program, position, greedy, duration, None)
-    supply = Supply(config.stream_fifo_words, Fraction(config.stream_fifo_words))
-    spans = _walk(config, program, position, greedy, duration, supply)
-    level = supply.level + supply.RATE * (spans[-1].end - supply.time)
-    supply = Supply(config.stream_fifo_words, min(level, Fraction(config.stream_fifo_words)))
-    return _walk(config, program, position, greedy, duration, supply)
-
-
-# Who delivers a last result to the scalar registers first, where several would in the same cycle.
-DELIVERY = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR, Unit.ATTENTION)
+    full = level = Fraction(config.stream_fifo_words)
+    for _ in range(SETTLING_TOKENS):
+        supply, before = Supply(config.stream_fifo_words, level), level
+        spans = _walk(config, program, position, greedy, duration, supply)
+        level = min(full, supply.level + supply.RATE * (spans[-1].end - supply.time))
+        if level == before:
+            break
+    return spans
 
 
 def _walk(config: Config, program: list[Op], position: int, greedy: bool, duration: Callable[..., int],
           supply: Supply | None) -> list[Span]:
     """The operations one after the other, with weights from block RAM or from a supply."""
+    spans: list[Span] = []
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
     turn = 0
-    spans: list[Span] = []
     for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
         waits = ((idle[u][0] + timing.WAIT_CYCLES * bool(u & op.wait), idle[u][1])
@@ -141,8 +143,8 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
         else:
             end = start + timing.TOKEN_CYCLES
         spans.append(Span(op, unit, start, end, after))
-        for rank, loser in enumerate(DELIVERY):
-            while any(idle[winner][0] == idle[loser][0] > 0 for winner in DELIVERY[:rank]):
+        for rank, loser in enumerate(RESULT_ORDER):
+            while any(idle[winner][0] == idle[loser][0] > 0 for winner in RESULT_ORDER[:rank]):
                 end, late = idle[loser][0] + 1, idle[loser][1]
                 idle[loser] = end, late
                 spans[late] = replace(spans[late], end=end)

@@ -17,25 +17,35 @@ class Scalars:
     """Register numbers."""
 
     PEAK, SQUARES, QUANTISE, ACT, SCALE, Q, K, V = range(8)
-    DELTA, GATE_PEAK, UP_PEAK, GATE_SHIFT, K_PEAK, V_PEAK, SCRATCH = range(8, 15)
+    DELTA, GATE_PEAK, UP_PEAK, GATE_SHIFT, K_PEAK, V_PEAK, SCRATCH, GAIN_SHIFT = range(8, 16)
     HEADS = 16
 
 
 class Layout:
     """Where vectors live in vector memory, in beats. Attention and feed-forward scratch share their place.
 
+    Parameters
+    ----------
+    shape : the model.
+    config : the accelerator.
+    gain_beats : of the longest vector that is multiplied by gains.
+    gain_digits : of these gains, each of which is a vector at first.
+
     Raises
     ------
     TritloomError: the model does not fit the configuration; the message names the limit.
     """
 
-    def __init__(self, shape: Shape, config: Config) -> None:
+    def __init__(self, shape: Shape, config: Config, *, gain_beats: int = 0, gain_digits: int = 1) -> None:
         if shape.head_dim != config.head_dim:
             raise TritloomError(f"head_dim {shape.head_dim} does not fit {config.name}, which is built for "
                                 f"{config.head_dim}")
         if shape.heads != shape.kv_heads * config.query_groups:
             raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
                                 f"which groups {config.query_groups} queries per KV head")
+        if shape.activation == "silu" and not config.has_silu:
+            raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with "
+                                "has_silu")
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
         self.kv_words = ceil(shape.kv_heads / config.word_heads)
@@ -49,9 +59,11 @@ class Layout:
         self.gate, self.up = scratch, scratch + self.feed_beats
         self.delta = scratch + max(2 * self.feed_beats, 2 * self.q_beats + 2 * self.kv_beats)
         self.logits = scratch
+        self.gain = self.delta + self.hidden_beats
+        self.digit = self.gain + gain_beats
+        end = self.digit + (gain_beats if gain_digits > 1 else 0)
         limits = (
-            ("vector memory beats", max(self.delta + self.hidden_beats, self.logits + logit_beats),
-             config.vector_depth),
+            ("vector memory beats", max(end, self.logits + logit_beats), config.vector_depth),
             ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
             ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
             ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
@@ -80,8 +92,9 @@ class ProgramBuilder:
     def end(self, wait: Unit) -> None:
         self._append(Opcode.END, wait)
 
-    def embed(self, dst: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
-        self._append(Opcode.EMBED, wait, dst=dst, beats=beats, ra=scale, rd=peak)
+    def embed(self, dst: int, beats: int, scale: int, peak: int, wait: Unit, *, row: int | None = None) -> None:
+        self._append(Opcode.EMBED, wait, dst=dst, beats=beats, ra=scale, rd=peak, row=row or 0,
+                     fixed=int(row is not None))
 
     def matvec(self, block: Block, *, source: int, destination: int, fill: bool, peak: int, wait: Unit) -> None:
         self._append(Opcode.MATVEC, wait, src=source, blocks=block.blocks, fill=int(fill), groups=block.groups,
@@ -141,6 +154,13 @@ class ProgramBuilder:
 
     def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
         self._vector(VectorFn.ADD, src, beats, peak, wait, src2=x, dst=x, ra=scale)
+
+    def product(self, src: int, by: int, beats: int, by_peak: int, shift: int, peak: int) -> None:
+        """Vector times vector, in the place of the second."""
+        self._vector(VectorFn.PRODUCT, src, beats, peak, NO_WAIT, src2=by, dst=by, ra=NO_SCALAR, rb=by_peak, rc=shift)
+
+    def silu(self, at: int, beats: int, peak: int) -> None:
+        self._vector(VectorFn.SILU, at, beats, peak, NO_WAIT, dst=at)
 
     def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int,
              wait: Unit) -> None:

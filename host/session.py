@@ -12,7 +12,7 @@ from host.image import Image
 from host.importer import load_checkpoint
 from host.link import SIMULATION_PACE, Link, SerialTransport
 from host.tokenizer import Tokenizer
-from rtl.config import CONFIGS
+from rtl.config import SIMULATED_CONFIGS, Config
 from rtl.csr_map import COUNTERS
 from sim.fixed import Scalar
 from sim.golden import Golden
@@ -72,6 +72,18 @@ class Target:
                 yield Device(link)
 
 
+def configuration(name: str | None) -> Config:
+    """A configuration by its name, of those that a board or the simulator can have.
+
+    Raises
+    ------
+    TritloomError: there is none of that name.
+    """
+    if name is not None and name not in SIMULATED_CONFIGS:
+        raise TritloomError(f"there is no configuration {name!r}; choose {', '.join(SIMULATED_CONFIGS)}")
+    return SIMULATED_CONFIGS[name or DEFAULT_CONFIG]
+
+
 def read_image(model: Path, config: str | None) -> Image:
     """The image in a file, or compiled from a model directory.
 
@@ -84,12 +96,11 @@ def read_image(model: Path, config: str | None) -> Image:
     ------
     TritloomError: the configuration is unknown, the model is damaged, or it does not fit the configuration.
     """
-    if config is not None and config not in CONFIGS:
-        raise TritloomError(f"there is no configuration {config!r}; choose {', '.join(CONFIGS)}")
+    chosen = configuration(config)
     if model.is_file():
         image = Image.load(model)
-        return image if config is None else image.require(CONFIGS[config])
-    return compile_checkpoint(load_checkpoint(model), CONFIGS[config or DEFAULT_CONFIG])
+        return image if config is None else image.require(chosen)
+    return compile_checkpoint(load_checkpoint(model, chosen), chosen)
 
 
 def tokenizer_of(image: Image) -> Tokenizer:

@@ -141,7 +141,8 @@ def swap(bitstream: Path, model: Path, output: Path) -> tuple[Image, int]:
         found = SwapMap.parse(_read(beside))
     if found.config.weight_source == "sdram":
         raise TritloomError(f"{bitstream}: the weights of {found.config.name} lie in SDRAM; use `tritloom load`")
-    image = Image.load(model) if model.is_file() else compile_checkpoint(load_checkpoint(model), found.config)
+    config = found.config
+    image = Image.load(model) if model.is_file() else compile_checkpoint(load_checkpoint(model, config), config)
     with _about(bitstream):
         changed = found.put(image, routed)
     write_atomically({map_of(output): found.file, output: changed})

@@ -6,6 +6,7 @@ from math import ceil
 import numpy as np
 
 from host.checkpoint import Checkpoint
+from host.errors import TritloomError
 from rtl.config import Config, sum_shift
 
 
@@ -39,6 +40,10 @@ class Tiler:
     ----------
     checkpoint : the model.
     config : the accelerator.
+
+    Raises
+    ------
+    TritloomError: a matrix has more trit planes than the configuration holds.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
@@ -48,15 +53,17 @@ class Tiler:
         self._tiles: list[np.ndarray] = []
         self._count = 0
         tensors = {name: tensor.integers for name, tensor in checkpoint.tensors.items()}
+        planes = {name: tensor.planes for name, tensor in checkpoint.tensors.items()}
         for layer in range(checkpoint.shape.layers):
             query = self._by_query(tensors[f"{layer}.q"])
             keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
-            self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), 1)
-            self._cut_parts(f"{layer}.o", self._by_query(tensors[f"{layer}.o"].T).T)
-            self._cut(f"{layer}.gate", self._whole_beats(tensors[f"{layer}.gate"]), 1)
-            self._cut(f"{layer}.up", self._whole_beats(tensors[f"{layer}.up"]), 1)
-            self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"])
-        self._cut("head", tensors["head"], checkpoint.shape.head_planes)
+            together = max(planes[f"{layer}.{name}"] for name in "qkv")
+            self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
+            self._cut_parts(f"{layer}.o", self._by_query(tensors[f"{layer}.o"].T).T, planes[f"{layer}.o"])
+            for name in (f"{layer}.gate", f"{layer}.up"):
+                self._cut(name, self._whole_beats(tensors[name]), planes[name])
+            self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"], planes[f"{layer}.down"])
+        self._cut("head", tensors["head"], planes["head"])
 
     def block(self, name: str) -> Block:
         """The MATVEC of a matrix, or of a part ``name/i`` of one whose columns exceed the tables."""
@@ -69,6 +76,10 @@ class Tiler:
     def tiles(self) -> np.ndarray:
         """All tiles in program order: int8 [tiles, rows, columns]."""
         return np.concatenate(self._tiles)
+
+    def vector_by_query(self, vector: np.ndarray) -> np.ndarray:
+        """Elements of all query heads in the order in which the attention unit writes them."""
+        return self._by_query(vector[:, None])[:, 0]
 
     def _whole_beats(self, matrix: np.ndarray) -> np.ndarray:
         return np.pad(matrix, ((0, -len(matrix) % self._config.lanes), (0, 0)))
@@ -84,22 +95,26 @@ class Tiler:
         by_word = padded.reshape(-1, c.word_heads, c.query_groups, s.head_dim, matrix.shape[1])
         return by_word.transpose(0, 2, 1, 3, 4).reshape(-1, matrix.shape[1])
 
-    def _cut_parts(self, name: str, matrix: np.ndarray) -> None:
+    def _cut_parts(self, name: str, matrix: np.ndarray, planes: int) -> None:
         matrix = self._whole_beats(matrix)
         width = self._config.columns * self._config.table_blocks
         starts = range(0, matrix.shape[1], width)
         self._parts[name] = len(starts)
         for part, start in enumerate(starts):
-            self._cut(f"{name}/{part}", matrix[:, start : start + width], 1)
+            self._cut(f"{name}/{part}", matrix[:, start : start + width], planes, columns=min(width, matrix.shape[1]))
 
-    def _cut(self, name: str, matrix: np.ndarray, planes: int) -> None:
+    def _cut(self, name: str, matrix: np.ndarray, planes: int, *, columns: int = 0) -> None:
+        """Cut a matrix; ``columns`` of the widest part decide the shift of all parts."""
         c = self._config
+        if planes > c.weight_planes:
+            raise TritloomError(f"matrix {name} has {planes} trit planes, {c.name} holds {c.weight_planes}; import the "
+                                "model for this configuration")
         groups, blocks = ceil(matrix.shape[0] / c.rows), ceil(matrix.shape[1] / c.columns)
         padding = ((0, groups * c.rows - matrix.shape[0]), (0, blocks * c.columns - matrix.shape[1]))
         digits = to_planes(np.pad(matrix, padding), planes)
         cut = digits.reshape(planes, groups, c.rows, blocks, c.columns).transpose(1, 0, 3, 2, 4)
         address = self._count if c.weight_source == "ebr" else 0
-        self._blocks[name] = Block(address, groups, planes, blocks, sum_shift(matrix.shape[1], planes))
+        self._blocks[name] = Block(address, groups, planes, blocks, sum_shift(columns or matrix.shape[1], planes))
         self._tiles.append(cut.reshape(-1, c.rows, c.columns))
         self._count += groups * planes * blocks
 

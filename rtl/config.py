@@ -70,6 +70,8 @@ class Config:
     program_depth : operations the program memory holds.
     sampler_lanes : logits examined per clock.
     stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
+    gain_rows : rows of the embedding memory after the vocabulary, for gains of norms (0: no gains).
+    has_silu : whether the vector unit can gate by SiLU, besides the square of ReLU.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Config:
     program_depth: int
     sampler_lanes: int
     stream_fifo_words: int
+    gain_rows: int = 0
+    has_silu: bool = False
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -163,6 +167,16 @@ class Config:
         return self.query_groups * self.word_heads
 
     @property
+    def has_products(self) -> bool:
+        """Whether the vector unit multiplies vectors."""
+        return self.gain_rows > 0 or self.has_silu
+
+    @property
+    def embed_rows(self) -> int:
+        """Rows of the embedding memory."""
+        return self.vocab + self.gain_rows
+
+    @property
     def embed_bits(self) -> int:
         """Bits of one embedding element (an offset-binary number of ``3**embed_planes`` levels)."""
         return (3**self.embed_planes - 1).bit_length()
@@ -173,8 +187,9 @@ class Config:
 
     @property
     def geometry(self) -> int:
-        """32-bit fingerprint of everything an image depends on."""
-        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "stream_fifo_words")
+        """32-bit fingerprint of everything an image depends on; options count where they are taken."""
+        chosen = [f for f in fields(self) if f.name != "stream_fifo_words" and getattr(self, f.name) != f.default]
+        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in chosen)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
@@ -193,4 +208,12 @@ TINY = Config(
     weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
     kv_slots=2, vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
+# A Llama of the size of stories260K in trit planes: heads of 8, SiLU. No board has clocks for it, so it is simulated.
+LLAMA = Config(
+    name="llama", lanes=8, block_beats=5, rows=1, table_blocks=8, weight_source="sdram", weight_planes=5,
+    weight_depth=0, vector_depth=128, activation_depth=32, head_dim=8, word_beats=4, query_groups=2, context=512,
+    kv_slots=8, vocab=512, embed_beats=8, embed_planes=5, program_depth=512, sampler_lanes=4, stream_fifo_words=2048,
+    has_silu=True)
+
 CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}
+SIMULATED_CONFIGS = CONFIGS | {LLAMA.name: LLAMA}

@@ -58,7 +58,8 @@ class Core(wiring.Component):
         self.vector = VectorUnit(
             lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
             activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
-            embed_planes=config.embed_planes, primitives=primitives)
+            embed_planes=config.embed_planes, gain_rows=config.gain_rows, has_products=config.has_products,
+            has_silu=config.has_silu, primitives=primitives)
         self.scalar = ScalarUnit()
         self.attention = Attention(config=config, primitives=primitives)
         self.sampler = Sampler(config=config)

@@ -1,4 +1,4 @@
-"""The embedding memory: one row per token, loaded at run time or initialised with the bitstream."""
+"""The embedding memory: a row per token, then gains of norms; loaded at run time or initialised with the bitstream."""
 
 import numpy as np
 from amaranth import Module, Mux, Signal, unsigned
@@ -14,7 +14,7 @@ PIECE_BITS = 32
 
 
 class Embedding(wiring.Component):
-    """Block RAM for ``vocab * embed_beats`` beats of ``embed_bits`` offset-binary elements.
+    """Block RAM for ``embed_rows * embed_beats`` beats of ``embed_bits`` offset-binary elements.
 
     A loaded beat takes the place of a read; programs do not run while the memory is loaded.
 
@@ -23,7 +23,7 @@ class Embedding(wiring.Component):
     Parameters
     ----------
     config : the geometry.
-    init : uint8 [vocab, embed_beats * lanes] offset-binary elements; all zero without it.
+    init : uint8 [embed_rows, embed_beats * lanes] offset-binary elements; all zero without it.
 
     Members
     -------
@@ -37,8 +37,8 @@ class Embedding(wiring.Component):
 
     def __init__(self, *, config: Config, init: np.ndarray | None = None) -> None:
         self._lanes, self._bits = config.lanes, config.embed_bits
-        self._depth = config.vocab * config.embed_beats
-        shape = (config.vocab, config.embed_beats * config.lanes)
+        self._depth = config.embed_rows * config.embed_beats
+        shape = (config.embed_rows, config.embed_beats * config.lanes)
         if init is not None and init.shape != shape:
             raise ValueError(f"init must have shape {shape}, got {init.shape}")
         if init is not None and init.max(initial=0) >> self._bits:

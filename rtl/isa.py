@@ -17,7 +17,7 @@ class Opcode(IntEnum):
     """What the sequencer dispatches."""
 
     END = 0       # token finished: counters latch, the next token starts or the run ends
-    EMBED = 1     # vector unit: scaled row of the embedding memory -> vector memory
+    EMBED = 1     # vector unit: scaled row of the embedding memory (of the token, or ``row``) -> vector memory
     MATVEC = 2    # engine: activations x weight tiles -> vector memory
     VECTOR = 3    # vector unit
     SCALAR = 4    # scalar unit
@@ -55,6 +55,8 @@ class VectorFn(IntEnum):
     SQUARE = 2    # out = a; the sum of a**2 >> SQUARE_SHIFT plus (dst << 8 | src2) -> S(rb)
     ROTATE = 3    # out = rotary(a)
     GATE = 4      # out = relu(a)**2 * b, block-scaled by the peaks S(ra), S(rb); the block scale -> S(rc)
+    PRODUCT = 5   # out = a * b, block-scaled by the peak S(rb); the block scale -> S(rc); ra is NO_SCALAR
+    SILU = 6      # out = silu(a), a and out with SILU_FRACTION fraction bits
 
 
 class Target(IntEnum):
@@ -88,7 +90,7 @@ SCALE_SHIFT_MAX = 28       # ... up to this
 COMMON = (("opcode", 4), ("wait", 6))
 FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.END: (),
-    Opcode.EMBED: (("dst", 8), ("beats", 7), ("ra", 5), ("rd", 5)),
+    Opcode.EMBED: (("dst", 8), ("beats", 7), ("ra", 5), ("rd", 5), ("row", 16), ("fixed", 1)),
     Opcode.MATVEC: (("src", 8), ("blocks", 7), ("fill", 1), ("groups", 12), ("planes", 3), ("dst", 8),
                     ("shift", 4), ("rd", 5), ("address", 12)),
     Opcode.VECTOR: (("fn", 3), ("target", 3), ("src", 8), ("src2", 8), ("dst", 8), ("beats", 7), ("ra", 5),

@@ -80,6 +80,7 @@ def reduction_stages(lanes: int) -> int:
     return stages
 
 
+SILU_CYCLES = 3            # of the look-up before a lane's operands
 VECTOR_PIPELINE_CYCLES = 7  # address, data, operands, multiply, shift, add, saturate
 
 
@@ -99,6 +100,10 @@ def vector_cycles(config: Config, op: Op) -> int:
             finish = 2 * beats - 1
         case VectorFn.GATE:
             finish = 2 * beats + 1
+        case VectorFn.PRODUCT:
+            start, finish = 3, 2 * beats + 1
+        case VectorFn.SILU:
+            finish = beats - 1 + SILU_CYCLES
     return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 
 

@@ -9,6 +9,7 @@ from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, SQUARE_SHIFT
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
 from rtl.multiplier import Multiplier
+from rtl.silu_curve import SHIFT, SLOPE_BITS
 from sim.fixed import ROTARY_FRACTION
 
 PRODUCT_BITS = 2 * ELEMENT_BITS
@@ -43,6 +44,7 @@ class Addend(enum.Enum, shape=2):
     ZERO = 0
     HELD = 1        # first operand of the slot after
     TOTAL = 2       # sum of the slot before
+    REST = 3        # rest of SILU
 
 
 OPERAND_CONTROL = data.StructLayout({"x": X, "y": Y})
@@ -60,12 +62,15 @@ class VectorLane(wiring.Component):
     ----------
     embed_bits : width of an embedding code after subtraction of its offset, signed.
     primitives : see `Multiplier`.
+    has_silu : whether there are the operands of SILU.
 
     Members
     -------
     own, partner, embedding, factor, rotation : operand sources; rotation has ``ROTARY_FRACTION`` fraction bits.
     operand, shift, output : controls of the operand, shift and saturation stages; ``carry`` completes the rounding
         of two products whose sum is rounded once.
+    silu : control, like ``operand``: take slope and fraction as operands, and add the rest.
+    slope, fraction, rest : see `SiluCurve`.
     square : product without its ``SQUARE_SHIFT`` low bits.
     o : saturated result.
     key : orders results by magnitude: ``key >> 1`` plus ``key & 1`` is ``abs(o)``.
@@ -75,12 +80,13 @@ class VectorLane(wiring.Component):
     ValueError: ``embed_bits`` exceeds an element, or unknown primitives.
     """
 
-    def __init__(self, *, embed_bits: int, primitives: str) -> None:
+    def __init__(self, *, embed_bits: int, primitives: str, has_silu: bool = False) -> None:
         if not 1 < embed_bits <= ELEMENT_BITS:
             raise ValueError(f"embed_bits must be 2..{ELEMENT_BITS}, got {embed_bits}")
         check_primitives(primitives)
-        self._primitives = primitives
-        super().__init__({
+        self._primitives, self._has_silu = primitives, has_silu
+        silu = {"silu": In(1), "slope": In(signed(SLOPE_BITS)), "fraction": In(SHIFT), "rest": In(signed(ELEMENT_BITS))}
+        super().__init__((silu if has_silu else {}) | {
             "own": In(signed(ELEMENT_BITS)),
             "partner": In(signed(ELEMENT_BITS)),
             "embedding": In(signed(embed_bits)),
@@ -117,11 +123,17 @@ class VectorLane(wiring.Component):
             with m.Case(Y.POSITIVE):
                 m.d.comb += second.eq(Mux(self.own < 0, 0, self.own))
 
+        beside = first
+        if self._has_silu:
+            beside = Mux(self.silu, self.rest, first)
+            with m.If(self.silu):
+                m.d.comb += [first.eq(self.slope), second.eq(self.fraction)]
+
         m.submodules.multiplier = multiplier = Multiplier(
             a_bits=ELEMENT_BITS, b_bits=ELEMENT_BITS, primitives=self._primitives)
         # Beside the product, where no multiplier block can hold it.
         x_first, held = (Signal(signed(ELEMENT_BITS), reset_less=True) for _ in range(2))
-        m.d.sync += [x_first.eq(first), held.eq(x_first)]
+        m.d.sync += [x_first.eq(beside), held.eq(x_first)]
         m.d.comb += [multiplier.a.eq(first), multiplier.b.eq(second), self.square.eq(multiplier.o[SQUARE_SHIFT:])]
 
         round_up, overflow, negative = self._shift(m, multiplier.o, shifted)
@@ -168,6 +180,11 @@ class VectorLane(wiring.Component):
                 m.d.comb += addend.eq(held)
             with m.Case(Addend.TOTAL):
                 m.d.comb += addend.eq(total)
+            if self._has_silu:
+                rest = Signal.like(held)
+                m.d.sync += rest.eq(held)
+                with m.Case(Addend.REST):
+                    m.d.comb += addend.eq(rest)
         m.submodules.adder = adder = GatedAdder(width=TOTAL_BITS, primitives=self._primitives)
         m.d.comb += connect_adder(adder, shifted, addend, carry=round_up)
         m.d.sync += [total.eq(adder.o), total_overflow.eq(overflow), total_negative.eq(negative)]

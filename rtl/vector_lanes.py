@@ -9,6 +9,8 @@ from rtl.isa import SCALE_SHIFT_STEP, VectorFn
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
 from rtl.op_layout import ROTATION, elements
 from rtl.register_copy import RegisterCopy
+from rtl.silu_curve import SHIFT, SiluCurve
+from rtl.timing import SILU_CYCLES
 from rtl.vector_lane import (
     OPERAND_CONTROL,
     OUTPUT_CONTROL,
@@ -23,19 +25,21 @@ from rtl.vector_lane import (
 from rtl.vector_slots import SLOT
 
 COPY_LANES = 5             # lanes that share one copy of what steers them
+CURVE_LANES = 2            # lanes that share a table of SiLU
 MODE = data.StructLayout({"fn": VectorFn, "embed": 1, "narrow": 1, "stored": 1})
 
 
 class VectorLanes(wiring.Component):
     """The lanes, with the selection of their operands, shifts and addends for each slot.
 
-    Latency: results 7 cycles after a slot's read; squares 4 cycles after it. A slot per cycle.
+    Latency: results 7 cycles after a slot's read (10 for SILU); squares 4 cycles after it. A slot per cycle.
 
     Parameters
     ----------
     lanes : elements per beat.
     head_dim : elements per head.
     embed_planes : trit planes of the embedding.
+    has_products, has_silu : whether there is PRODUCT, SILU.
     primitives : see `Multiplier`.
 
     Members
@@ -55,7 +59,8 @@ class VectorLanes(wiring.Component):
     ValueError: ``lanes`` is no multiple of ``head_dim``, or ``head_dim`` is odd.
     """
 
-    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, primitives: str) -> None:
+    def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, has_products: bool, has_silu: bool,
+                 primitives: str) -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
@@ -63,7 +68,7 @@ class VectorLanes(wiring.Component):
         self._lanes, self._head_dim, self._segments = lanes, head_dim, lanes // head_dim
         self._embed_offset = (3**embed_planes - 1) // 2
         self._embed_bits = (3**embed_planes - 1).bit_length()
-        self._primitives = primitives
+        self._has_products, self._has_silu, self._primitives = has_products, has_silu, primitives
         super().__init__({
             "mode": In(MODE),
             "slot": In(SLOT),
@@ -88,8 +93,14 @@ class VectorLanes(wiring.Component):
         e_slot, d_slot, x_slot, m_slot, s_slot, t_slot, o_slot = (
             Signal(SLOT, name=f"{stage}_slot") for stage in "edxmsto")
         is_fn = {fn: (self.mode.fn == fn) & ~self.mode.embed for fn in VectorFn}
+        before_d = e_slot
+        if self._has_silu:
+            c_slots = [Signal(SLOT, name=f"c_slot{cycle}") for cycle in range(SILU_CYCLES)]
+            m.d.sync += [later.eq(slot) for slot, later in zip([e_slot, *c_slots], c_slots, strict=False)]
+            before_d = Signal(SLOT)
+            m.d.comb += before_d.eq(Mux(is_fn[VectorFn.SILU], c_slots[-1], e_slot))
         m.d.sync += [
-            e_slot.eq(self.slot), d_slot.eq(e_slot), x_slot.eq(d_slot), m_slot.eq(x_slot),
+            e_slot.eq(self.slot), d_slot.eq(before_d), x_slot.eq(d_slot), m_slot.eq(x_slot),
             # SQUARE passes its operand, which is held beside its product and needs no shift.
             s_slot.eq(Mux(is_fn[VectorFn.SQUARE], x_slot, m_slot)),
             t_slot.eq(s_slot), o_slot.eq(t_slot),
@@ -108,26 +119,36 @@ class VectorLanes(wiring.Component):
         addend = Mux(is_fn[VectorFn.ROTATE] & m_slot.second, Addend.TOTAL, Addend.ZERO)
         held = is_fn[VectorFn.SQUARE] | is_fn[VectorFn.ADD]
         m.d.comb += [output.addend.eq(Mux(held, Addend.HELD, addend)), output.narrow.eq(self.mode.narrow)]
+        if self._has_silu:
+            with m.If(is_fn[VectorFn.SILU]):
+                m.d.comb += output.addend.eq(Addend.REST)
 
         rotation = self._rotation(m, e_slot.second)
         for lane in range(self._lanes):
             segment, element = divmod(lane, self._head_dim)
             if element % COPY_LANES == 0:
-                steer = Cat(operand, shifts[segment], output, t_slot.finish & self.mode.stored)
+                silu = is_fn[VectorFn.SILU] if self._has_silu else Cat()
+                steer = Cat(operand, shifts[segment], output, silu, t_slot.finish & self.mode.stored)
                 m.submodules[f"steer{lane}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
                 m.d.comb += copy.i.eq(steer)
             m.submodules[f"lane{lane}"] = unit = VectorLane(
-                embed_bits=self._embed_bits + 1, primitives=self._primitives)
+                embed_bits=self._embed_bits + 1, primitives=self._primitives, has_silu=self._has_silu)
             code = Signal(self._embed_bits, name=f"code{lane}", reset_less=True)
             m.d.sync += code.eq(self.embedding[lane])
             m.d.comb += [
                 unit.own.eq(self.own[lane]), unit.partner.eq(self.own[lane ^ 1]),
                 unit.embedding.eq(code - self._embed_offset), unit.rotation.eq(rotation[element]),
                 unit.factor.eq(factor[segment]),
-                Cat(unit.operand, unit.shift, unit.output).eq(copy.o),
+                Cat(unit.operand, unit.shift, unit.output, unit.silu if self._has_silu else Cat()).eq(copy.o),
                 self.square[lane].eq(unit.square), self.o[lane].eq(unit.o), self.o_key[lane].eq(unit.key),
                 self.o_stored[lane].eq(Mux(copy.o[-1], unit.o, 0)),
             ]
+            if self._has_silu:
+                if lane % CURVE_LANES == 0:
+                    m.submodules[f"curve{lane}"] = curve = SiluCurve(lanes=CURVE_LANES)
+                m.d.comb += [curve.i[lane % CURVE_LANES].eq(self.own[lane]),
+                             *(getattr(unit, name).eq(getattr(curve, name)[lane % CURVE_LANES])
+                               for name in ("slope", "fraction", "rest"))]
         return m
 
     def _steer_operands(self, m: Module, operand: Signal, second: Signal, is_fn: dict[VectorFn, Signal]) -> None:
@@ -141,6 +162,9 @@ class VectorLanes(wiring.Component):
             m.d.comb += [operand.x.eq(Mux(second, X.PARTNER, X.OWN)), operand.y.eq(Y.ROTATION)]
         with m.Elif(is_fn[VectorFn.GATE]):
             m.d.comb += [operand.x.eq(Mux(second, X.SHIFTED, X.OWN)), operand.y.eq(Mux(second, Y.OWN, Y.POSITIVE))]
+        if self._has_products:
+            with m.If(is_fn[VectorFn.PRODUCT] & second):
+                m.d.comb += [operand.x.eq(X.SHIFTED), operand.y.eq(Y.OWN)]
 
     def _steer_shifts(self, m: Module, second: Signal, all_steps: data.View,
                       is_fn: dict[VectorFn, Signal]) -> list[Signal]:
@@ -159,6 +183,12 @@ class VectorLanes(wiring.Component):
                 m.d.comb += shift.steps.eq(ROTARY_SHIFT // SCALE_SHIFT_STEP)
             with m.If(is_fn[VectorFn.GATE]):
                 m.d.comb += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
+            if self._has_silu:
+                with m.If(is_fn[VectorFn.SILU]):
+                    m.d.comb += shift.steps.eq(SHIFT // SCALE_SHIFT_STEP)
+            if self._has_products:
+                with m.If(is_fn[VectorFn.PRODUCT] & second):
+                    m.d.comb += shift.steps.eq(self.gate_steps[1])
             shifts.append(shift)
         return shifts
 

@@ -12,15 +12,17 @@ SLOT = data.StructLayout({"valid": 1, "second": 1, "finish": 1, "last": 1})
 class VectorSlots(wiring.Component):
     """Walks the beats of an operation, one read of vector memory per slot.
 
-    SCALE, SQUARE and the embedding take a slot per beat. The others take two: first ``a``, then ``b`` (ADD), ``a``
-    again (ROTATE), or the ``b`` of the beat before (GATE, whose square is ready three slots after its ``a``).
+    SCALE, SQUARE, SILU and the embedding take a slot per beat. The others take two: first ``a``, then ``b`` (ADD),
+    ``a`` again (ROTATE), or the ``b`` of the beat before (GATE and PRODUCT, whose first factor is ready three slots
+    after its ``a``).
 
-    Latency: SQUARE, ROTATE and GATE start in the cycle after ``start``, which do not need a factor at once; the
+    Latency: SQUARE, SILU, ROTATE and GATE start in the cycle after ``start``, which do not need a factor at once; the
     others in the cycle after ``first``. Segmented operations take a slot when ``beat`` is high.
 
     Parameters
     ----------
     address_bits : width of addresses.
+    has_products, has_silu : whether there is PRODUCT, SILU.
 
     Members
     -------
@@ -35,10 +37,10 @@ class VectorSlots(wiring.Component):
     ValueError: ``address_bits`` narrower than a field of an operation.
     """
 
-    def __init__(self, *, address_bits: int) -> None:
+    def __init__(self, *, address_bits: int, has_products: bool, has_silu: bool) -> None:
         if address_bits < 8:
             raise ValueError(f"address_bits must be at least 8, got {address_bits}")
-        self._address_bits = address_bits
+        self._address_bits, self._has_products, self._has_silu = address_bits, has_products, has_silu
         super().__init__({
             "start": In(1), "fn": In(3), "embed": In(1), "segmented": In(1),
             "src": In(address_bits), "src2": In(8), "beats": In(7),
@@ -77,12 +79,17 @@ class VectorSlots(wiring.Component):
             m.d.sync += [active.eq(1), waiting.eq(0)]
         with m.If(self.start):
             early = is_fn(VectorFn.SQUARE) | is_fn(VectorFn.ROTATE) | is_fn(VectorFn.GATE)
+            if self._has_silu:
+                early |= is_fn(VectorFn.SILU)
+            late_b = is_fn(VectorFn.GATE)
+            if self._has_products:
+                late_b |= is_fn(VectorFn.PRODUCT)
             m.d.sync += [
                 active.eq(early), waiting.eq(~early),
-                paired.eq(is_fn(VectorFn.ADD) | is_fn(VectorFn.ROTATE) | is_fn(VectorFn.GATE)),
-                rotate.eq(is_fn(VectorFn.ROTATE)), gate.eq(is_fn(VectorFn.GATE)), segmented.eq(self.segmented),
+                paired.eq(is_fn(VectorFn.ADD) | is_fn(VectorFn.ROTATE) | late_b),
+                rotate.eq(is_fn(VectorFn.ROTATE)), gate.eq(late_b), segmented.eq(self.segmented),
                 second.eq(0), opening.eq(1),
-                a_address.eq(self.src), b_address.eq(self.src2 - is_fn(VectorFn.GATE)),
-                left.eq(self.beats - ~is_fn(VectorFn.GATE)),
+                a_address.eq(self.src), b_address.eq(self.src2 - late_b),
+                left.eq(self.beats - ~late_b),
             ]
         return m

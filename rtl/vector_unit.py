@@ -1,4 +1,4 @@
-"""Vector unit: scale, add, square, rotate, gate and embed, in one or two cycles per beat."""
+"""Vector unit: scale, add, square, rotate, gate, multiply and embed, in one or two cycles per beat."""
 
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
@@ -32,7 +32,7 @@ OPERATION = data.StructLayout({"embed": 1, "op": op_layout(Opcode.VECTOR)})
 class VectorUnit(wiring.Component):
     """Executes VECTOR and EMBED operations as ``sim.golden`` defines them.
 
-    The sum of SQUARE wraps at 36 bits; GATE needs scalars that are the peaks of its inputs.
+    The sum of SQUARE wraps at 36 bits; GATE needs scalars that are the peaks of its inputs, PRODUCT that of its second.
 
     Latency: ``busy`` is high for ``timing.vector_cycles`` or ``timing.embed_cycles`` after an operation was taken,
     longer only by the cycles in which ``result`` is not ready.
@@ -44,6 +44,8 @@ class VectorUnit(wiring.Component):
     vector_depth : beats of vector memory.
     activation_depth : beats of the activation buffer.
     vocab, embed_beats, embed_planes : shape of the embedding memory.
+    gain_rows : its rows after the vocabulary; without them EMBED reads the row of the token only.
+    has_products, has_silu : whether there is PRODUCT, SILU.
     primitives : see `Multiplier`.
 
     Members
@@ -63,13 +65,16 @@ class VectorUnit(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
-                 embed_beats: int, embed_planes: int, primitives: str = "portable") -> None:
+                 embed_beats: int, embed_planes: int, gain_rows: int = 0, has_products: bool = False,
+                 has_silu: bool = False, primitives: str = "portable") -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even")
         self._lanes, self._head_dim = lanes, head_dim
         self._embed_beats, self._embed_planes, self._primitives = embed_beats, embed_planes, primitives
+        self._gain_rows, self._has_products, self._has_silu = gain_rows, has_products, has_silu
+        rows = vocab + gain_rows
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.VECTOR))),
@@ -78,7 +83,7 @@ class VectorUnit(wiring.Component):
             "result": Out(stream.Signature(RESULT)),
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, head_dim // 2)),
-            "embedding": Out(read_port(data.ArrayLayout(unsigned(embed_bits), lanes), ceil_log2(vocab * embed_beats))),
+            "embedding": Out(read_port(data.ArrayLayout(unsigned(embed_bits), lanes), ceil_log2(rows * embed_beats))),
             "memory_read": Out(read_port(elements(lanes), ceil_log2(vector_depth))),
             "memory_write": Out(write_port(elements(lanes), ceil_log2(vector_depth))),
             "scalar_read": Out(read_port(SCALAR, 5)),
@@ -89,16 +94,19 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
-        m.submodules.slots = slots = VectorSlots(address_bits=max(8, len(self.embedding.address)))
+        m.submodules.slots = slots = VectorSlots(
+            address_bits=max(8, len(self.embedding.address)), has_products=self._has_products,
+            has_silu=self._has_silu)
         m.submodules.lanes = lanes = VectorLanes(
             lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes,
-            primitives=self._primitives)
+            has_products=self._has_products, has_silu=self._has_silu, primitives=self._primitives)
         start = Signal()
         taken, operation = Signal(OPERATION), Signal(OPERATION)
         self._accept(m, start, taken, operation)
 
         # A multiplication by a constant would become a multiplier block if written as one.
-        row = sum(self.token << bit for bit in range(self._embed_beats.bit_length()) if self._embed_beats >> bit & 1)
+        token = Mux(self.embed.payload.fixed, self.embed.payload.row, self.token) if self._gain_rows else self.token
+        row = sum(token << bit for bit in range(self._embed_beats.bit_length()) if self._embed_beats >> bit & 1)
         narrow = (operation.op.target != Target.VECTOR) & (operation.op.target != Target.NONE)
         m.d.comb += [
             scale.start.eq(start), scale.ra.eq(taken.op.ra), scale.rb.eq(taken.op.rb),
@@ -174,6 +182,8 @@ class VectorUnit(wiring.Component):
             squares.i.eq(lanes.square), squares.i_valid.eq(lanes.square_valid), squares.i_last.eq(lanes.square_last),
         ]
         gate = ~operation.embed & (operation.op.fn == VectorFn.GATE)
+        if self._has_products:
+            gate |= ~operation.embed & (operation.op.fn == VectorFn.PRODUCT)
         early, early_due, peak_due = Signal(), Signal(), Signal()
         gate_shift = (scale.gate_steps[0] + scale.gate_steps[1]) * SCALE_SHIFT_STEP
         m.d.comb += [

@@ -23,6 +23,9 @@ EXP_ENTRIES = 32
 EXP_FRACTION_BITS = 5      # score fraction bits below the table index
 EXP_ONE = 65520            # 2**0 before the shift to 12 bits: the largest value that rounds to 4095
 ROTARY_FRACTION = 14
+SILU_ENTRIES = 256
+SILU_FRACTION = 11         # fraction bits of SiLU's operand and result
+SILU_STEP_BITS = 7         # operand bits below the table index
 GUMBEL_ENTRIES = 1024
 GUMBEL_FRACTION = 8        # fraction bits of Gumbel noise and of scaled logits
 
@@ -100,7 +103,7 @@ def multiply(a: Scalar, b: Scalar) -> Scalar:
 
 
 def _linear_table(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Base values and drops to the next point of a decreasing function."""
+    """Base values and drops to the next point of a function."""
     rounded = np.rint(points).astype(np.int64)
     return rounded[:-1], rounded[:-1] - rounded[1:]
 
@@ -114,6 +117,11 @@ _EVEN = _linear_table(2.0**23 / np.sqrt(_HALVES))
 _ODD = _linear_table(2.0**24 / np.sqrt(2.0 * _HALVES))
 RSQRT_BASE, RSQRT_DROP = (np.concatenate(pair) for pair in zip(_EVEN, _ODD, strict=True))
 EXP_BASE, EXP_DROP = _linear_table(EXP_ONE * 2.0 ** (-np.arange(EXP_ENTRIES + 1) / EXP_ENTRIES))
+
+
+# relu(z) - silu(z) = |z| / (1 + exp(|z|)), the same for both signs, for |z| up to 16; base 10 bits, drop 7 bits signed
+_MAGNITUDES = np.arange(SILU_ENTRIES + 1) / (1 << SILU_FRACTION - SILU_STEP_BITS)
+SILU_BASE, SILU_DROP = _linear_table(_MAGNITUDES / (1 + np.exp(_MAGNITUDES)) * (1 << SILU_FRACTION))
 
 
 def _interpolate(base: int, drop: int, fraction: int, fraction_bits: int) -> int:
@@ -171,6 +179,18 @@ def gate_shifts(gate_peak: Scalar, up_peak: Scalar) -> tuple[int, int]:
     gate_bits, up_bits = gate_peak.exponent + MANTISSA_BITS, up_peak.exponent + MANTISSA_BITS
     first = -(-max(0, 2 * gate_bits - 17) // SCALE_SHIFT_STEP) * SCALE_SHIFT_STEP
     return first, -(-up_bits // SCALE_SHIFT_STEP) * SCALE_SHIFT_STEP
+
+
+def silu(z):
+    """``z * sigmoid(z)`` of elements with ``SILU_FRACTION`` fraction bits: ReLU less what 256 entries interpolate.
+
+    Negative operands look up their one's complement, which is one less than their magnitude.
+    """
+    z = np.asarray(z, np.int64)
+    magnitude = np.where(z < 0, ~z, z)
+    index = np.minimum(magnitude >> SILU_STEP_BITS, SILU_ENTRIES - 1)
+    fraction = magnitude & (1 << SILU_STEP_BITS) - 1
+    return np.maximum(z, 0) - SILU_BASE[index] + shift_round(SILU_DROP[index] * fraction, SILU_STEP_BITS)
 
 
 def exp2_negative(distance):

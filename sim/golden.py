@@ -50,6 +50,12 @@ def gate(g: np.ndarray, u: np.ndarray, gate_peak: Scalar, up_peak: Scalar) -> tu
     return out, Scalar(fixed.HALF, first + second - 15)
 
 
+def product(a: np.ndarray, b: np.ndarray, peak: Scalar) -> tuple[np.ndarray, Scalar]:
+    """Vector unit: block-scaled a * b, where b has this peak, and the power of two it was divided by."""
+    _, shift = fixed.gate_shifts(fixed.ONE, peak)
+    return fixed.saturate(fixed.shift_round(a * b, shift), ELEMENT_BITS), Scalar(fixed.HALF, shift - 15)
+
+
 def attend(query: np.ndarray, query_exponent: int, keys: np.ndarray, key_exponents: np.ndarray,
            values: np.ndarray, value_exponents: np.ndarray, config: Config) -> tuple[np.ndarray, list[Scalar]]:
     """Attention unit over T positions.
@@ -161,7 +167,8 @@ class Golden:
         return _EXECUTE[op.opcode](self, op)
 
     def _embed(self, op: Op) -> np.ndarray:
-        row = self._embedding[self.token, : op.beats]
+        row = self._embedding.reshape(-1, self.config.lanes)[
+            (op.row if op.fixed else self.token) * self.config.embed_beats :][: op.beats]
         return self._write(op, Target.VECTOR, fixed.saturate(fixed.lane_scale(row, self.scalars[op.ra]), ELEMENT_BITS))
 
     def _matvec(self, weights: np.ndarray, op: Op) -> np.ndarray:
@@ -212,6 +219,11 @@ class Golden:
             case VectorFn.GATE:
                 b = self.vector[op.src2 : op.src2 + op.beats]
                 out, self.scalars[op.rc] = gate(a, b, self.scalars[op.ra], self.scalars[op.rb])
+            case VectorFn.PRODUCT:
+                b = self.vector[op.src2 : op.src2 + op.beats]
+                out, self.scalars[op.rc] = product(a, b, self.scalars[op.rb])
+            case VectorFn.SILU:
+                out = fixed.silu(a)
         return self._write(op, Target(op.target), out)
 
     def _write(self, op: Op, target: Target, out: np.ndarray) -> np.ndarray:

@@ -20,25 +20,33 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._shape = checkpoint.shape
         self._tensors = checkpoint.tensors
+        self._gains = checkpoint.gains
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float64 [T, vocab] of int [T]."""
         s, weights = self._shape, self._tensors
         x = weights["embed"].integers[tokens] * weights["embed"].scale
         for layer in range(s.layers):
-            x = x + self._attention(layer, self._norm(x))
-            a = self._norm(x)
-            h = np.maximum(self._linear(f"{layer}.gate", a), 0) ** 2 * self._linear(f"{layer}.up", a)
-            x = x + self._linear(f"{layer}.down", h)
-        return self._linear("head", self._norm(x))
+            x = x + self._attention(layer, self._norm(x, f"{layer}.qkv"))
+            a = self._norm(x, f"{layer}.gate")
+            h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
+            x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
+        return self._linear("head", self._norm(x, "head"))
 
     def loss(self, tokens: np.ndarray) -> float:
         """Mean negative log-likelihood in nats of tokens[1:] given their past."""
         logits = self.logits(tokens[:-1])
         return float(np.mean(negative_log_likelihood(logits, tokens[1:])))
 
-    def _norm(self, x: np.ndarray) -> np.ndarray:
-        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._shape.norm_epsilon)
+    def _activation(self, g: np.ndarray) -> np.ndarray:
+        return g / (1 + np.exp(-g)) if self._shape.activation == "silu" else np.maximum(g, 0) ** 2
+
+    def _norm(self, x: np.ndarray, reader: str) -> np.ndarray:
+        normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._shape.norm_epsilon)
+        return normed * self._gains.get(reader, 1.0)
+
+    def _sub_norm(self, x: np.ndarray, reader: str) -> np.ndarray:
+        return self._norm(x, reader) if reader.rpartition(".")[2] in self._shape.sub_norms else x
 
     def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
         """BitLinear: absmax int8 activations [T, columns] times integer weights [rows, columns]."""
@@ -58,7 +66,7 @@ class Reference:
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         out = np.einsum("htu,uhd->thd", weights, v).reshape(length, -1)
-        return self._linear(f"{layer}.o", out)
+        return self._linear(f"{layer}.o", self._sub_norm(out, f"{layer}.o"))
 
     def _rotate(self, x: np.ndarray) -> np.ndarray:
         """Rotate pairs (2i, 2i+1) of [T, heads, head_dim] by position * theta**(-2i/head_dim)."""

@@ -49,7 +49,7 @@ class Model(Golden):
         self._rng = rng
         self._source = np.random.default_rng(rng.getrandbits(32))
         offset = (3**config.embed_planes - 1) // 2
-        codes = self._source.integers(0, 2 * offset + 1, (config.vocab, config.embed_beats, config.lanes))
+        codes = self._source.integers(0, 2 * offset + 1, (config.embed_rows, config.embed_beats, config.lanes))
         angles = self._source.uniform(-np.pi, np.pi, config.head_dim // 2)
         angles[: rng.randrange(2)] = rng.choice((0, np.pi))
         super().__init__(SimpleNamespace(
@@ -86,8 +86,13 @@ class Chain:
 
     def operations(self) -> Iterator[list[Op]]:
         """Groups of operations that belong together."""
+        kinds = [self._vector, self._vector, self._gate, self._block, self._embed, self._scalar]
+        if self.model.config.has_products:
+            kinds += [self._product, self._product]
+        if self.model.config.has_silu:
+            kinds += [self._silu]
         while True:
-            group = self.rng.choice((self._vector, self._vector, self._gate, self._block, self._embed, self._scalar))()
+            group = self.rng.choice(kinds)()
             state = (self.model.vector.copy(), list(self.model.scalars))
             try:
                 for op in group:
@@ -137,6 +142,17 @@ class Chain:
                  for fn, src, rd in ((VectorFn.SQUARE, gate.src, PEAK), (VectorFn.SCALE, gate.src2, UP_PEAK))]
         return [*self.rng.sample(peaks, 2), gate]
 
+    def _product(self) -> list[Op]:
+        """PRODUCT after an operation that leaves the peak of its second input."""
+        target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
+        product = self._op(VectorFn.PRODUCT, target, beats=self.rng.randrange(1, 7), ra=NO_SCALAR, rb=UP_PEAK)
+        peak = self._op(VectorFn.SCALE, Target.NONE, beats=product.beats, src=product.src2, ra=NO_SCALAR, rd=UP_PEAK)
+        return [peak, product]
+
+    def _silu(self) -> list[Op]:
+        target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
+        return [self._op(VectorFn.SILU, target, beats=self.rng.randrange(1, 7))]
+
     def _block(self) -> list[Op]:
         """A block-scaled write, with the peak and the block scale before it."""
         target = self.rng.choice((Target.QUERY, Target.KEY, Target.VALUE))
@@ -146,9 +162,14 @@ class Chain:
         return [peak, Op(Opcode.SCALAR, fields={"fn": ScalarFn.BLOCK, "ra": PEAK, "rd": BLOCK, **one}), write]
 
     def _embed(self) -> list[Op]:
-        beats = self.rng.randrange(1, self.model.config.embed_beats + 1)
+        config = self.model.config
+        beats, row, fixed = self.rng.randrange(1, config.embed_beats + 1), 0, 0
+        if config.gain_rows and self.rng.randrange(2):
+            # Of some rows in one go, as gains of a wide vector are.
+            row, fixed, beats = config.vocab + self.rng.randrange(config.gain_rows - 1), 1, self.rng.randrange(1, 7)
         return [Op(Opcode.EMBED, fields={
-            "dst": self._place(beats)[0], "beats": beats, "ra": self._register(), "rd": self.rng.choice(FREE)})]
+            "dst": self._place(beats)[0], "beats": beats, "ra": self._register(), "rd": self.rng.choice(FREE),
+            "row": row, "fixed": fixed})]
 
     def _scalar(self) -> list[Op]:
         scalar = self.model.random_scalar()

@@ -22,7 +22,6 @@ from typing import Annotated
 
 import typer
 
-from host.architecture import OWN_ARCHITECTURE
 from host.errors import TritloomError
 from host.fit import fit
 from host.fit_report import fit_summary
@@ -44,13 +43,11 @@ class TookTooLong(BaseException):
 
 def read_model(folder: Path) -> None:
     """Everything that is done with a foreign checkpoint: headers, sizes, every weight, and its import."""
-    gguf = folder / "model.gguf"
-    path = gguf if gguf.exists() else folder
+    path = next((path for name in ("model.gguf", "model.bin") if (path := folder / name).exists()), folder)
     model = open_model(path)
     fit_summary(model, fit(model, "ulx3s"))
     check_weights(model, force=True)
-    if model.architecture.name == OWN_ARCHITECTURE:
-        import_checkpoint(path, force=True)
+    import_checkpoint(path, force=True)
 
 
 def judge(files: Files, read: Callable[[Path], None] = read_model, *, cpu_seconds: float = CPU_SECONDS) -> str:

@@ -49,7 +49,7 @@ def _weights(kind: str, shape: tuple[int, int]) -> Stored:
 def _safetensors(kind: str) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {name: ("BF16", (4, HIDDEN), bytes(8 * HIDDEN))
                                   for name in ("model.embed_tokens.weight", "lm_head.weight")}
-    tensors["model.norm.weight"] = "F32", (HIDDEN,), bytes(4 * HIDDEN)
+    tensors["model.norm.weight"] = "F32", (HIDDEN,), struct.pack("<f", 1) * HIDDEN
     for part, shape in SHAPES.items():
         name = f"model.layers.0.{HUGGING_FACE[part]}.weight"
         tensors[name] = _weights(kind, shape)
@@ -75,6 +75,27 @@ def _own() -> Files:
             "tokenizer.bin": b"words"}
 
 
+def _ordinary() -> Files:
+    """A Llama of weights that are not ternary, with gains, sub-norms and a tied head."""
+    tensors = _safetensors("F32")
+    del tensors["lm_head.weight"]
+    numbers = np.random.default_rng(0)
+    for name, (_, shape, _) in tensors.items():
+        tensors[name] = "F32", shape, numbers.normal(1, 0.5, shape).astype("<f4").tobytes()
+    for name, size in (("self_attn.attn_sub_norm", NARROW), ("mlp.ffn_sub_norm", NARROW)):
+        tensors[f"model.layers.0.{name}.weight"] = "F32", (size,), numbers.normal(1, 0.5, size).astype("<f4").tobytes()
+    config = {key: value for key, value in CONFIG.items() if key != "quantization_config"}
+    config |= {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True, "hidden_act": "silu"}
+    return {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors_bytes(tensors)}
+
+
+def _llama2c() -> Files:
+    hidden, feed, vocab, context = 8, 12, 4, 16
+    floats = vocab * hidden + 3 * hidden + 4 * hidden**2 + 3 * hidden * feed + context * hidden
+    numbers = np.random.default_rng(0).normal(1, 0.5, floats).astype("<f4")
+    return {"model.bin": struct.pack("<7i", hidden, feed, 1, 1, 1, vocab, context) + numbers.tobytes()}
+
+
 def _sharded() -> Files:
     tensors = list(_safetensors("U8").items())
     shards = {"a.safetensors": dict(tensors[:5]), "b.safetensors": dict(tensors[5:])}
@@ -93,7 +114,7 @@ def _gguf(kind: str, version: int) -> Files:
     metadata |= {"tokenizer.ggml.tokens": ["a", "b", "c", "d"], "list": [("f32", 0.5)] * 3, "nested": [["x"], ["y"]]}
     tensors: dict[str, Stored] = {name: ("F32", (4, HIDDEN), bytes(16 * HIDDEN))
                                   for name in ("token_embd.weight", "output.weight")}
-    tensors["output_norm.weight"] = "F32", (HIDDEN,), bytes(4 * HIDDEN)
+    tensors["output_norm.weight"] = "F32", (HIDDEN,), struct.pack("<f", 1) * HIDDEN
     for part, shape in SHAPES.items():
         tensors[f"blk.0.{GGUF[part]}.weight"] = _weights(kind, shape)
     return {"model.gguf": gguf_bytes(metadata, tensors, version=version)}
@@ -103,7 +124,7 @@ def _gguf(kind: str, version: int) -> Files:
 def originals() -> tuple[Files, ...]:
     """Valid models; each is read without a complaint."""
     return (_single("U8"), _single("BF16"), _single("F32", architectures=["LlamaForCausalLM"]), _sharded(), _own(),
-            _gguf("TQ1_0", 3), _gguf("TQ2_0", 2), _gguf("I2_S", 3), _gguf("F32", 3))
+            _gguf("TQ1_0", 3), _gguf("TQ2_0", 2), _gguf("I2_S", 3), _gguf("F32", 3), _ordinary(), _llama2c())
 
 
 def mutated(seed: int) -> Files:

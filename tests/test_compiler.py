@@ -116,7 +116,7 @@ def write_checkpoint(folder: Path, change: dict[str, object]) -> Path:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"architectures": ["GPT2LMHeadModel"]}, "architectures is"),
-    ({"hidden_act": "silu"}, "hidden_act"),
+    ({"hidden_act": "gelu"}, "hidden_act"),
     ({"hidden_size": "big"}, "hidden_size must be an integer"),
     ({"hidden_size": 164}, "has shape"),
     ({"num_hidden_layers": 5}, "is missing"),

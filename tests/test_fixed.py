@@ -79,3 +79,13 @@ def test_scalars_refuse_what_they_cannot_hold() -> None:
             Scalar.from_float(value)
     with pytest.raises(OverflowError):
         Scalar(1 << 15, 256)
+
+
+def test_silu_is_within_two_units() -> None:
+    """A slope of the wrong sign, or negative operands looked up as positive ones."""
+    z = np.arange(-(1 << 17), 1 << 17)
+    real = z / (1 << fixed.SILU_FRACTION)
+    with np.errstate(over="ignore"):
+        expected = real / (1 + np.exp(-real)) * (1 << fixed.SILU_FRACTION)
+    assert np.abs(fixed.silu(z) - expected).max() < 2
+    assert fixed.SILU_BASE[-1] == fixed.SILU_DROP[-1] == 0      # what lies beyond the table is ReLU

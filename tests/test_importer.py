@@ -1,19 +1,23 @@
 """Models imported from any container they may come in; what cannot run refused by the name of its key or tensor."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from host.architecture import from_metadata
 from host.checkpoint import Checkpoint, synthetic_checkpoint
 from host.cli import main
+from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.image import Image
-from host.importer import MAX_TOKENIZER_BYTES, import_checkpoint, load_checkpoint
+from host.importer import MAX_TOKENIZER_BYTES, import_checkpoint, interleave_pairs, load_checkpoint
 from host.integrity import check_weights
 from host.model_files import open_model
 from host.session import read_image
+from rtl.config import STREAM, TINY
 from tests.containers import Stored, safetensors_bytes, write, write_sparse
 from tests.published_models import write_bitnet_2b4t, write_bitnet_2b4t_gguf
 from tests.shapes import SHAPES, STORIES
@@ -99,23 +103,44 @@ def test_import_writes_an_image_with_the_model_s_hash(tmp_path: Path, capsys: py
     assert record["sha256"] in out and f"{image.image_id:08x}" in out
 
 
-def test_unit_gains_are_accepted_and_others_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """A norm's gains dropped without a word."""
+def test_gains_reach_the_checkpoint(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """A norm's gains dropped without a word, ones kept, or those of another norm's place taken."""
     name = "model.layers.0.input_layernorm.weight"
     ones = np.ones(24, np.float32)
-    assert_equal(load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (24,), ones.tobytes())})),
-                 checkpoint)
+    assert not load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (24,), ones.tobytes())})).gains
     ones[7] = 1.01
-    with pytest.raises(TritloomError, match="input_layernorm.weight is a norm gain with values other than 1"):
-        load_checkpoint(write_model(tmp_path / "n", checkpoint, **{name: ("F32", (24,), ones.tobytes())}))
+    found = load_checkpoint(write_model(tmp_path / "n", checkpoint, **{name: ("F32", (24,), ones.tobytes())}))
+    assert_equal(found, checkpoint)
+    assert list(found.gains) == ["0.qkv"] and np.array_equal(found.gains["0.qkv"], ones)
+    with pytest.raises(TritloomError, match="gains of m's norms need 2 rows of the embedding memory, tiny has 0"):
+        compile_checkpoint(replace(found, name="m"), TINY)
+
+
+@pytest.mark.parametrize(("name", "size", "value", "message"), [
+    ("model.layers.0.input_layernorm.weight", 24, 0.0, "no gains that are finite and not all zero"),
+    ("model.layers.0.input_layernorm.weight", 24, np.nan, "no gains that are finite and not all zero"),
+    ("model.layers.0.input_layernorm.weight", 23, 2.0, "has 23 gains, the configuration asks for 24"),
+    ("model.layers.2.input_layernorm.weight", 24, 2.0, "in each of 2 layers"),
+    ("model.layers.0.self_attn.q_norm.weight", 4, 2.0, "in a place without a norm"),
+    ("model.layers.0.mlp.up_proj.rms_norm.weight", 24, 1.0, "1 sub-norms such as"),
+    ("model.layers.1.self_attn.attn_sub_norm.weight", 8, 1.0, "layer 0 has no sub-norm before its o projection"),
+])
+def test_gains_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint, name: str, size: int, value: float,
+                                         message: str) -> None:
+    """Gains of another size, of no norm, or of one norm in some layers only."""
+    gains = np.full(size, value, np.float32)
+    with pytest.raises(TritloomError) as refused:
+        load_checkpoint(write_model(tmp_path / "m", checkpoint, **{name: ("F32", (size,), gains.tobytes())}))
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(("config", "message"), [
-    ({"hidden_act": "silu"}, "hidden_act is 'silu' (supported: 'relu2')"),
-    ({"norm_gain": True}, "norm_gain is True (supported: False)"),
-    ({"rope_interleaved": False}, "rope_interleaved is False (supported: True)"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu' (supported: 'relu2', 'silu')"),
+    ({"rope_interleaved": None}, "rope_interleaved is None (supported: True, False)"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
-    ({"tie_word_embeddings": True}, "tie_word_embeddings is true (supported: false)"),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters.rope_type is 'llama3' (supported: 'default')"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5 (supported: 1)"),
+    ({"num_local_experts": 8}, "num_local_experts is 8 (supported: none)"),
     ({"quantization_config": {}}, "quantization_config.linear_class None"),
 ])
 def test_settings_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoint, config: dict[str, object],
@@ -127,9 +152,9 @@ def test_settings_that_cannot_run_are_named(tmp_path: Path, checkpoint: Checkpoi
 
 
 @pytest.mark.parametrize(("name", "tensor", "message"), [
-    ("model.layers.0.self_attn.attn_sub_norm.weight", ("F32", (24,), bytes(96)), "1 sub-norms such as"),
     ("model.layers.0.mlp.up_proj.bias", ("F32", (48,), bytes(192)), "have no part in the token program"),
-    ("lm_head.weight", ("BF16", (512, 24), bytes(24576)), "lm_head.weight is BF16 (supported: I8 trit planes)"),
+    ("lm_head.weight", ("I32", (512, 24), bytes(49152)), "lm_head.weight is I32 (supported: I8, F32, F16, BF16)"),
+    ("lm_head.weight", ("BF16", (512, 24), bytes(24576)), "is BF16 and has a scale tensor; supported: one or the"),
     ("lm_head.weight", ("I8", (512, 24), b"\x05" + bytes(12287)), "values beyond 4, the limit of 2 trit planes"),
     ("model.embed_tokens.weight", ("I8", (512, 24), b"\x80" + bytes(12287)), "values beyond 13, the limit of 3"),
     (UP, ("F32", (48, 24), np.repeat(np.float32([1, -2]), 576).tobytes()), "one scale per row; supported: one per"),
@@ -152,12 +177,12 @@ def test_constant_tensors_pass_by_force(tmp_path: Path, checkpoint: Checkpoint) 
     assert integrity.suspects == (UP,) and integrity.nonzero["1.up"] == 0
 
 
-def test_published_models_are_refused_with_every_reason(tmp_path: Path) -> None:
-    """A gigabyte decoded before the first reason is found, or one reason told at a time."""
+def test_published_models_are_refused_before_a_weight_is_read(tmp_path: Path) -> None:
+    """A gigabyte decoded before it turns out that the configuration does not hold the model."""
     for path in (write_bitnet_2b4t(tmp_path), write_bitnet_2b4t_gguf(tmp_path / "m.gguf")):
-        with pytest.raises(TritloomError) as refused:
-            import_checkpoint(path)
-        assert "60 sub-norms" in str(refused.value) and "supported: I8 trit planes" in str(refused.value)
+        assert open_model(path).architecture.shape.sub_norms == ("o", "down")
+        with pytest.raises(TritloomError, match="head_dim 128 does not fit stream"):
+            import_checkpoint(path, config=STREAM)
 
 
 def test_the_tokenizer_is_taken_along(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -186,3 +211,52 @@ def test_dividing_scales_reach_the_checkpoint(tmp_path: Path, checkpoint: Checkp
     scale = np.float32(checkpoint.tensors["0.q"].scale)
     assert found.tensors["0.q"].scale == pytest.approx(1 / scale)
     assert found.tensors["embed"].scale == np.float32(checkpoint.tensors["embed"].scale)
+
+
+def test_half_rotated_heads_keep_their_scores(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    """Rows permuted the other way round, across heads, or in values too."""
+    half = load_checkpoint(write_model(tmp_path / "half", checkpoint, {"rope_interleaved": False}))
+    a = np.random.default_rng(0).normal(size=(5, SHAPE.hidden))
+    angle = np.arange(5)[:, None, None] * SHAPE.rope_theta ** (-np.arange(0, SHAPE.head_dim, 2) / SHAPE.head_dim)
+
+    def heads(weights: np.ndarray) -> np.ndarray:
+        return (a @ weights.T).reshape(5, SHAPE.heads, SHAPE.head_dim)
+
+    def turned(x: np.ndarray, first: slice, second: slice) -> np.ndarray:
+        out = np.empty_like(x)
+        out[..., first] = x[..., first] * np.cos(angle) - x[..., second] * np.sin(angle)
+        out[..., second] = x[..., second] * np.cos(angle) + x[..., first] * np.sin(angle)
+        return out
+
+    middle = SHAPE.head_dim // 2
+    published, imported = (
+        np.einsum("thd,uhd->htu", *(turned(heads(model.tensors[f"1.{part}"].integers), *pair) for part in "qk"))
+        for model, pair in ((checkpoint, (slice(middle), slice(middle, None))),
+                            (half, (slice(0, None, 2), slice(1, None, 2)))))
+    assert np.allclose(published, imported)
+    assert not np.array_equal(half.tensors["1.q"].integers, checkpoint.tensors["1.q"].integers)
+    assert np.array_equal(half.tensors["1.v"].integers, checkpoint.tensors["1.v"].integers)
+
+
+def test_pairs_lie_as_each_container_has_them() -> None:
+    """Queries of a llama GGUF, which its converter has permuted, permuted once more, or others not at all."""
+    rows = np.arange(8)[:, None]
+    assert interleave_pairs(rows, 4).ravel().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    for name, is_half in (("llama", False), ("bitnet", True), ("bitnet-25", True), ("bitnet-b1.58", True)):
+        sizes = {"embedding_length": 8, "feed_forward_length": 8, "block_count": 1, "attention.head_count": 2,
+                 "context_length": 8}
+        metadata = {"general.architecture": name} | {f"{name}.{key}": size for key, size in sizes.items()}
+        assert from_metadata(metadata, 8, tied=False).rotate_half == is_half
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("rope.scaling.factor", 2.0), ("rope.dimension_count", 2), ("expert_count", 8), ("attention.value_length", 8),
+    ("attention.sliding_window", 4096)])
+def test_gguf_settings_that_cannot_run_are_named(key: str, value: object) -> None:
+    """Positions scaled, part of a head rotated, or experts, in metadata that nobody looked at."""
+    sizes = {"embedding_length": 8, "feed_forward_length": 8, "block_count": 1, "attention.head_count": 2,
+             "context_length": 8}
+    metadata = {"general.architecture": "llama"} | {f"llama.{name}": size for name, size in sizes.items()}
+    assert not from_metadata(metadata, 8, tied=False).objections
+    (objection,) = from_metadata(metadata | {f"llama.{key}": value}, 8, tied=False).objections
+    assert objection.startswith(f"llama.{key} is {value} (supported: ")

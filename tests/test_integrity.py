@@ -169,7 +169,7 @@ def test_shipped_model_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", str(STORIES)])
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "stories1m: 28 ternary tensors" in out
+    assert "stories1m: 28 projections" in out
     assert check_weights(open_model(STORIES)).sha256 in out
 
 
@@ -221,7 +221,7 @@ def test_split_files_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None
 
 
 def test_floats_that_are_not_ternary_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """An ordinary model rounded to trits without a word."""
+    """A model that says it is ternary, and is not, rounded to trits without a word, or an ordinary one refused."""
     folder = write_safetensors(tmp_path / "m", checkpoint, "F32")
     tensors = {entry.name: (entry.dtype, entry.shape, entry.read().tobytes()) for entry in entries(folder)}
     noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
@@ -229,3 +229,7 @@ def test_floats_that_are_not_ternary_are_refused(tmp_path: Path, checkpoint: Che
     write(folder / "model.safetensors", safetensors_bytes(tensors))
     with pytest.raises(TritloomError, match="q_proj.weight has weights that are not -s, 0 and s"):
         check_weights(open_model(folder))
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert check_weights(open_model(folder)).nonzero["0.q"] == 1

@@ -57,7 +57,9 @@ def test_follows_the_rules_of_issue(name: str) -> None:
                 least = operation_cycles(image.config, span.op, position)
                 assert least <= len(span.busy) <= least + words / Supply.RATE
             else:
-                assert len(span.busy) == operation_cycles(image.config, span.op, position)
+                # Two units that deliver a scalar at the same time do so one after the other.
+                late = len(span.busy) - operation_cycles(image.config, span.op, position)
+                assert late == 0 or (late == 1 and any(other.end == span.end - 1 for other in spans if other.unit))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -32,7 +32,9 @@ from tests.bench import run_bench
 NARROW = replace(TINY, name="narrow", lanes=12, rows=4, head_dim=12, vector_depth=80, embed_planes=5, embed_beats=2)
 # Rows that reach from one beat into the next.
 UNEVEN = replace(TINY, name="uneven", lanes=12, head_dim=4, sampler_lanes=2)
-CONFIGS = {"tiny": TINY, "narrow": NARROW, "uneven": UNEVEN}
+# Gains of norms, and with them products; SiLU.
+GAINED = replace(TINY, name="gained", gain_rows=8, has_silu=True)
+CONFIGS = {"tiny": TINY, "narrow": NARROW, "uneven": UNEVEN, "gained": GAINED}
 
 
 class VectorBench(wiring.Component):
@@ -54,7 +56,7 @@ class VectorBench(wiring.Component):
             "look": In(read_port(elements(lanes), ceil_log2(depth))),
             "scalar": In(read_port(SCALAR, 5)),
             "temperature": In(SCALAR),
-            "embedding": Out(read_port(codes, ceil_log2(config.vocab * config.embed_beats))),
+            "embedding": Out(read_port(codes, ceil_log2(config.embed_rows * config.embed_beats))),
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, config.head_dim // 2)),
             "activation": Out(write_port(int8s(lanes), ceil_log2(config.activation_depth))),
@@ -67,7 +69,8 @@ class VectorBench(wiring.Component):
         m.submodules.memory = memory = VectorMemory(lanes=c.lanes, rows=c.rows, depth=c.vector_depth)
         m.submodules.unit = unit = VectorUnit(
             lanes=c.lanes, head_dim=c.head_dim, vector_depth=c.vector_depth,
-            activation_depth=c.activation_depth, vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes)
+            activation_depth=c.activation_depth, vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes,
+            gain_rows=c.gain_rows, has_products=c.has_products, has_silu=c.has_silu)
         m.submodules.scalars = scalars = ScalarUnit()
         idle = Signal()
         m.d.comb += [idle.eq(~(unit.busy | scalars.busy)), self.busy[0].eq(unit.busy), self.busy[1].eq(scalars.busy)]
@@ -89,7 +92,8 @@ class VectorBench(wiring.Component):
 
 
 @pytest.mark.parametrize(("name", "pattern", "seeds"), [
-    ("tiny", "none", 10), ("tiny", "random", 5), ("tiny", "worst", 5), ("narrow", "none", 5), ("narrow", "worst", 5)])
+    ("tiny", "none", 10), ("tiny", "random", 5), ("tiny", "worst", 5), ("narrow", "none", 5), ("narrow", "worst", 5),
+    ("gained", "none", 10), ("gained", "random", 5)])
 def test_random_operations_match_the_golden_model(name: str, pattern: str, seeds: int) -> None:
     """Every function and target, back to back; catches wrong rounding, saturation, hazards and cycle counts."""
     run_bench(VectorBench(CONFIGS[name]), module="tests.cocotb_vector", name=f"vector_{name}",

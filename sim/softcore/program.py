@@ -11,7 +11,7 @@ import numpy as np
 from host.image import Image
 from rtl.config import SCORE_FRACTION, Config
 from rtl.firmware_build import SOURCE as FIRMWARE
-from rtl.firmware_build import compile_program
+from rtl.firmware_build import FirmwareError, compile_program
 from rtl.isa import FIELDS, NO_SCALAR, SCALARS, Opcode, ScalarFn, Target, VectorFn
 from sim import fixed
 
@@ -38,8 +38,11 @@ def build_program(image: Image, prompt: Sequence[int], passes: int, build_dir: P
 
     Raises
     ------
-    FirmwareError: compiler missing, or program and model do not fit the RAM.
+    FirmwareError: compiler missing, program and model do not fit the RAM, or the model has gains of norms.
     """
+    if image.config.has_products:
+        raise FirmwareError(f"the soft core knows no products of vectors, which {image.config.name} has; use an image "
+                            "of another configuration")
     build_dir.mkdir(parents=True, exist_ok=True)
     parts = dict(_parts(image, prompt))
     lines = []
