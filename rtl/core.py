@@ -112,9 +112,12 @@ class Core(wiring.Component):
             attention.position.eq(sequencer.now),
             sampler.greedy.eq(~self.sampling), sampler.seed.eq(self.seed), sampler.reseed.eq(sequencer.begin),
             sequencer.sampled.eq(sampler.token), sequencer.busy.eq(self.busy),
+            self.weight_stall.eq(engine.starved),
+        ]
+        # Constant while a run lasts, and far from where it is read.
+        m.d.sync += [
             scalar.temperature.mantissa.eq(Mux(self.sampling, self.temperature.mantissa, ONE.mantissa)),
             scalar.temperature.exponent.eq(Mux(self.sampling, self.temperature.exponent, ONE.exponent)),
-            self.weight_stall.eq(engine.starved),
         ]
         loads = {Space.PROGRAM: sequencer.load, Space.EMBEDDING: embedding.load, Space.ROTARY: rotary.load}
         if self.streaming:

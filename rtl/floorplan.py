@@ -20,6 +20,7 @@ from scipy.sparse.linalg import cg
 from rtl.floorplan_graph import Graph
 from rtl.floorplan_sites import Sites, device_sites
 
+STARTS = 3             # searches, of which the best counts
 ROUNDS = 60
 FREE_ROUNDS = 6        # in which block RAMs and multipliers follow the logic wherever it goes
 PULL = 0.03            # of the place in the spread logic, growing by this much each round
@@ -39,10 +40,11 @@ def floorplan(netlist: Mapping[str, Any], device: str, seed: int) -> float:
     ----------
     netlist : as yosys writes it; changed in place.
     device : Lattice's name of it.
-    seed : of the random places from which the search starts.
+    seed : of the random places from which the searches start.
     """
     graph, sites = Graph.of_netlist(netlist), device_sites(device)
-    chosen, length = _Search(graph, sites, seed).run()
+    searches = [_Search(graph, sites, np.random.default_rng((seed, start))).run() for start in range(STARTS)]
+    chosen, length = min(searches, key=lambda found: found[1])
     for kind, choice in chosen.items():
         for cell, site in choice.items():
             graph.cells[cell]["attributes"]["BEL"] = sites.names[kind][site]
@@ -58,13 +60,13 @@ class _Search:
     target : where each cell is pulled: to its place in the spread logic, or to its site.
     """
 
-    def __init__(self, graph: Graph, sites: Sites, seed: int) -> None:
+    def __init__(self, graph: Graph, sites: Sites, random: np.random.Generator) -> None:
         self.graph, self.sites = graph, sites
         self.blocks = {kind: graph.of_type(kind) for kind in sites.places}
         self.logic = np.flatnonzero(graph.area)
         rows, columns = sites.logic.shape
         self.end = np.array([columns, rows]) - 1.0
-        self.place = self.end * np.random.default_rng(seed).uniform(0.3, 0.7, (len(graph.cells), 2))
+        self.place = self.end * random.uniform(0.3, 0.7, (len(graph.cells), 2))
         self.target = self.place
 
     def run(self) -> tuple[dict[str, dict[int, int]], float]:

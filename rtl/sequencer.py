@@ -96,11 +96,12 @@ class Sequencer(wiring.Component):
         wait = op[OPCODE_BITS:FIELD_BASE]
         arriving = Cat(read.data[:OPCODE_BITS] == opcode for opcode in range(len(chosen)))
         clear = Signal()
+        starting = Signal()                 # registered, for tokens and start come from far away
         accept = Signal()
         m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
         # The units lie far apart: their state gets a cycle for the way here. By the time of ``go`` the memory shows the
         # operation after the one in op.
-        m.d.sync += [cycles.eq(cycles + 1), go.eq(0), offer.eq(0)]
+        m.d.sync += [cycles.eq(cycles + 1), go.eq(0), offer.eq(0), starting.eq(self.start & (self.tokens != 0))]
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
@@ -110,7 +111,7 @@ class Sequencer(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += counter.eq(0)
-                with m.If(self.start & (self.tokens != 0)):
+                with m.If(starting):
                     m.d.comb += self.begin.eq(1)
                     m.d.sync += [self.now.eq(self.position), remaining.eq(self.tokens), self.fault.eq(Fault.NONE),
                                  stopping.eq(0)]
