@@ -149,8 +149,8 @@ class TableFill(wiring.Component):
         block, blocks = Signal(block_shape(self._table_blocks)), Signal.like(self.blocks)
         wrap = phase == period - 1
         reading, beat_data = Signal(), Signal(int8s(self._lanes), reset_less=True)
-        m.d.comb += [read.addr.eq(beat), reading.eq(active & (phase < beats)),
-                     self.done.eq(active & wrap & (block == blocks - 1))]
+        m.d.comb += [read.addr.eq(beat), reading.eq(active & (phase < beats))]
+        m.d.sync += self.done.eq(active_next & (phase_next == period - 1) & (block == blocks - 1))
         with m.If(self.start):
             m.d.comb += active_next.eq(1)
             m.d.sync += [beat.eq(self.source), block.eq(0), blocks.eq(self.blocks)]

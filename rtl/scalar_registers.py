@@ -96,12 +96,12 @@ class ScalarRegisters(wiring.Component):
         # Stages: n normalise, w write.
         n_result, n_valid = Signal(RESULT), Signal()
         taken = C(0, 1)
-        m.d.sync += n_valid.eq(0)
+        chosen = C(0, RESULT.size)
         for result in self.results:
             m.d.comb += result.ready.eq(~taken)
-            with m.If(result.valid & ~taken):
-                m.d.sync += [n_result.eq(result.payload), n_valid.eq(1)]
+            chosen = chosen | Mux(result.valid & ~taken, result.payload.as_value(), 0)
             taken = taken | result.valid
+        m.d.sync += [n_result.eq(chosen), n_valid.eq(taken)]
         m.d.comb += [normaliser.i.eq(n_result), write.data.eq(normaliser.o)]
         m.d.sync += [write.en.eq(n_valid), write.addr.eq(n_result.register)]
 

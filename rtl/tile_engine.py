@@ -121,10 +121,10 @@ class TileEngine(wiring.Component):
         accept = self.op.valid & self.op.ready
         m.d.comb += [
             self.busy.eq(~self.op.ready), peak.clear.eq(accept),
-            fill.start.eq(accept & self.op.payload.fill), fill.source.eq(self.op.payload.src),
-            fill.blocks.eq(self.op.payload.blocks), self.fetch.payload.address.eq(op.address),
+            fill.source.eq(op.src), fill.blocks.eq(op.blocks), self.fetch.payload.address.eq(op.address),
             self.result.payload.register.eq(op.rd), self.result.payload.value.eq(peak.value),
         ]
+        m.d.sync += fill.start.eq(accept & self.op.payload.fill)    # a cycle for the way to a distant part
         blocks = op.blocks[: ceil_log2(c.table_blocks + 1)]
         m.d.comb += self.fetch.payload.tiles.eq(times(times(op.groups, op.planes), blocks))
 

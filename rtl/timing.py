@@ -46,7 +46,7 @@ def accumulator_cycles(config: Config) -> int:
 
 def fill_cycles(config: Config, op: Op) -> int:
     """Tile engine: until it takes the first tile."""
-    return TABLE_READY_CYCLES + (op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0)
+    return TABLE_READY_CYCLES + (1 + op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0)
 
 
 def tile_cycles(config: Config, op: Op) -> int:

@@ -58,7 +58,7 @@ class WeightMemory(wiring.Component):
         left = Signal(FETCH["tiles"].shape)
         valid = Signal(2)
         advance = self.tiles.ready | ~valid[1]
-        address, step = Signal(range(c.weight_depth)), left != 0
+        address, step = Signal(range(c.weight_depth)), Signal()     # step: tiles are left
         next_address = Signal.like(address)
         m.d.comb += [
             self.fetch.ready.eq(~step), self.tiles.valid.eq(valid[1]),
@@ -66,9 +66,9 @@ class WeightMemory(wiring.Component):
         ]
         m.d.sync += address.eq(next_address)
         with m.If(~step):
-            m.d.sync += left.eq(Mux(self.fetch.valid, self.fetch.payload.tiles, 0))
+            m.d.sync += [left.eq(self.fetch.payload.tiles), step.eq(self.fetch.valid)]
         with m.Elif(advance):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), step.eq(left != 1)]
         with m.If(advance):
             m.d.sync += valid.eq(Cat(step, valid[0]))
 
