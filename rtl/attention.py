@@ -97,7 +97,9 @@ class Attention(wiring.Component):
         c = self._config
         op = Signal.like(self.op.payload)
         last = Signal(c.context_log2)
-        self._start = Signal()
+        # What is counted or compared begins anew a cycle later: it lies far apart, and its first event is later still.
+        self._start, self._clear = Signal(), Signal()
+        m.d.sync += self._clear.eq(self._start)
         m.d.comb += [self.op.ready.eq(~self.busy), self._start.eq(self.op.valid & self.op.ready)]
         with m.If(self._start):
             m.d.sync += [op.eq(self.op.payload), last.eq(self.position)]
@@ -140,7 +142,7 @@ class Attention(wiring.Component):
     def _count(self, m: Module, step: Value, *, name: str) -> Signal:
         """Positions that have passed a stage."""
         index = Signal(self._config.context_log2, name=f"{name}_index")
-        with m.If(self._start):
+        with m.If(self._clear):
             m.d.sync += index.eq(0)
         with m.Elif(step):
             m.d.sync += index.eq(index + 1)
@@ -168,7 +170,7 @@ class Attention(wiring.Component):
             write.en.eq(keyed), write.addr.eq(self._count(m, keyed, name="exponent_write")),
             write.data.eq(value_exponent), read.addr.eq(self._count(m, weigh, name="exponent_read")),
         ]
-        with m.If(self._start):
+        with m.If(self._clear):
             m.d.sync += top.eq(0)
         with m.Elif(keyed & (value_exponent > top)):
             m.d.sync += top.eq(value_exponent)
@@ -192,7 +194,7 @@ class Attention(wiring.Component):
             m.d.comb += [
                 score.products.eq(lanes.products[head]), score.exponent.eq(exponent),
                 stored.write_data[head].eq(score.score),
-                weight.clear.eq(self._start), weight.score.eq(score.score), weight.score_valid.eq(scored),
+                weight.clear.eq(self._clear), weight.score.eq(score.score), weight.score_valid.eq(scored),
                 weight.stored.eq(stored.read_data[head]), weight.probability_valid.eq(probable),
                 weight.shift.eq(shift), lanes.weights[head].eq(weight.weight),
             ]

@@ -159,7 +159,7 @@ class Sampler(wiring.Component):
         with m.If(self.op.ready):
             m.d.sync += [op.eq(self.op.payload), greedy.eq(self.greedy)]
 
-        valid, chunk = self._read(m, op, start)
+        valid, chunk, read_next = self._read(m, op, start)
         for stage in range(1, KEY + 1):
             register = Signal(name=f"valid{stage}")
             m.d.sync += register.eq(valid[-1])
@@ -183,32 +183,34 @@ class Sampler(wiring.Component):
 
         # The last chunk leaves its stages one by one; busy lasts until the winner is known.
         under_way = Signal(ceil_log2(lanes))
-        m.d.sync += under_way.eq(Cat(valid[KEY], under_way))
-        m.d.comb += self.busy.eq(Cat(start, valid, under_way).any())
+        m.d.sync += [
+            under_way.eq(Cat(valid[KEY], under_way)),
+            self.busy.eq((self.op.valid & self.op.ready) | read_next | Cat(valid, under_way)[:-1].any()),
+        ]
         return m
 
-    def _read(self, m: Module, op: Value, start: Value) -> tuple[list[Value], data.View]:
-        """Walk over the chunks: whether one is addressed, and the logits of the one in stage LOGIT."""
+    def _read(self, m: Module, op: Value, start: Value) -> tuple[list[Value], data.View, Value]:
+        """Walk over the chunks: whether one is addressed, the logits of the one in stage LOGIT, whether more follow."""
         c = self._config
         lanes, chunks = c.sampler_lanes, c.lanes // c.sampler_lanes
-        reading = Signal()
+        reading, more = Signal(), Signal()
         left = Signal(COUNT_BITS)
         beat = Signal.like(self.memory_read.address)
         chunk = Signal(range(chunks))
         read_chunk, beat_chunk = Signal.like(chunk), Signal.like(chunk)
         logits = Signal(data.ArrayLayout(signed(ELEMENT_BITS), lanes), reset_less=True)
-        m.d.comb += [self.memory_read.enable.eq(reading), self.memory_read.address.eq(beat)]
+        m.d.comb += [more.eq(left > lanes), self.memory_read.enable.eq(reading), self.memory_read.address.eq(beat)]
         with m.If(start):
             m.d.sync += [reading.eq(1), left.eq(op.count), beat.eq(op.src), chunk.eq(0)]
         with m.Elif(reading):
-            m.d.sync += [reading.eq(left > lanes), left.eq(left - lanes), chunk.eq(chunk + 1)]
+            m.d.sync += [reading.eq(more), left.eq(left - lanes), chunk.eq(chunk + 1)]
             with m.If(chunk == chunks - 1):
                 m.d.sync += [chunk.eq(0), beat.eq(beat + 1)]
         m.d.sync += [read_chunk.eq(chunk), beat_chunk.eq(read_chunk)]
         for lane in range(lanes):
             choices = [self.memory_read.data[at * lanes + lane] for at in range(chunks)]
             m.d.sync += logits[lane].eq(Array(choices)[beat_chunk])
-        return [reading], logits
+        return [reading], logits, start | (reading & more)
 
     def _factor(self, m: Module, op: Value, start: Value, greedy: Value) -> tuple[Signal, Signal]:
         """Multiplier and shift steps of the operation, from stage LOGIT of its first chunk on."""

@@ -151,17 +151,19 @@ class VectorUnit(wiring.Component):
             m.d.sync += address.eq(taken.dst)
         with m.Elif(lanes.o_valid):
             m.d.sync += address.eq(address + 1)
-        target, values = operation.target, lanes.o
+        values = lanes.o
+        goes = Signal(len(Target))  # one bit per target, decoded well before there are results
+        m.d.sync += goes.eq(1 << operation.target)
         for port in (self.memory_write, self.activation, self.query):
             m.d.comb += port.address.eq(address)
         m.d.comb += [
-            self.memory_write.enable.eq(lanes.o_valid & (target == Target.VECTOR)),
+            self.memory_write.enable.eq(lanes.o_valid & goes[Target.VECTOR]),
             self.memory_write.data.eq(lanes.o_stored),
-            self.activation.enable.eq(lanes.o_valid & (target == Target.ACTIVATION)),
-            self.query.enable.eq(lanes.o_valid & (target == Target.QUERY)),
+            self.activation.enable.eq(lanes.o_valid & goes[Target.ACTIVATION]),
+            self.query.enable.eq(lanes.o_valid & goes[Target.QUERY]),
             self.query.exponent.eq(exponent),
-            self.cache.enable.eq(lanes.o_valid & ((target == Target.KEY) | (target == Target.VALUE))),
-            self.cache.value.eq(target == Target.VALUE), self.cache.last.eq(lanes.o_last),
+            self.cache.enable.eq(lanes.o_valid & (goes[Target.KEY] | goes[Target.VALUE])),
+            self.cache.value.eq(goes[Target.VALUE]), self.cache.last.eq(lanes.o_last),
             self.cache.slot.eq(operation.dst),
             self.cache.exponent.eq(exponent),
         ]
