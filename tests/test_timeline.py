@@ -104,7 +104,7 @@ def test_table_fill_is_the_difference_that_the_fill_bit_makes() -> None:
     for span in shown.spans:
         expected = 0
         if span.op.opcode == Opcode.MATVEC and span.op.fill:
-            expected = span.op.blocks * (image.config.block_beats + 13)
+            expected = 1 + span.op.blocks * (image.config.block_beats + 13)
         assert shown.table_fill(span) == expected
 
 
