@@ -88,8 +88,8 @@ class Sequencer(wiring.Component):
         counter = Signal(range(self._config.program_depth))
         op = Signal(PROGRAM_BITS)
         chosen = Signal(1 << OPCODE_BITS)   # one bit per opcode: that of op, decoded on its way there
-        go = Signal()              # the units that op waits for were idle in the cycle before
-        offer = Signal.like(chosen)         # go for the unit of op: the units begin to work in the cycle of an offer
+        # The bit of op's opcode, if the units that op waits for were idle in the cycle before.
+        offer = Signal.like(chosen)
         cycles = Signal(32)
         remaining = Signal(16)
         stopping = Signal()
@@ -99,9 +99,9 @@ class Sequencer(wiring.Component):
         starting = Signal()                 # registered, for tokens and start come from far away
         accept = Signal()
         m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
-        # The units lie far apart: their state gets a cycle for the way here. By the time of ``go`` the memory shows the
-        # operation after the one in op.
-        m.d.sync += [cycles.eq(cycles + 1), go.eq(0), offer.eq(0), starting.eq(self.start & (self.tokens != 0))]
+        # The units lie far apart: their state gets a cycle for the way here. By the time of an offer the memory shows
+        # the operation after the one in op.
+        m.d.sync += [cycles.eq(cycles + 1), offer.eq(0), starting.eq(self.start & (self.tokens != 0))]
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
@@ -126,14 +126,13 @@ class Sequencer(wiring.Component):
                     m.next = "DONE"
             with m.State("LOAD"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += [op.eq(read.data), chosen.eq(arriving), go.eq(~self.busy.any()),
-                             offer.eq(Mux(self.busy.any(), 0, arriving))]
+                m.d.sync += [op.eq(read.data), chosen.eq(arriving), offer.eq(Mux(self.busy.any(), 0, arriving))]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += [go.eq(clear & ~accept), offer.eq(Mux(clear & ~accept, chosen, 0))]
-                m.d.comb += self.issue_stall.eq(~clear | (go & ~chosen[Opcode.END] & ~accept))
-                with m.If(go & chosen[Opcode.END]):
+                m.d.sync += offer.eq(Mux(clear & ~accept, chosen, 0))
+                m.d.comb += self.issue_stall.eq(~clear | (offer.any() & ~offer[Opcode.END] & ~accept))
+                with m.If(offer[Opcode.END]):
                     m.d.comb += [self.records.valid.eq(1),
                                  self.records.payload.token.eq(self.sampled),
                                  self.records.payload.position.eq(self.now),
