@@ -22,6 +22,7 @@ from rtl.floorplan_sites import Sites, device_sites
 
 STARTS = 3             # searches, of which the best counts
 ROUNDS = 60
+FINAL_ROUNDS = 8       # in which sites suit the spread logic instead of that of the wires alone
 FREE_ROUNDS = 6        # in which block RAMs and multipliers follow the logic wherever it goes
 PULL = 0.03            # of the place in the spread logic, growing by this much each round
 HOLD = 1e4             # of the site of a block RAM or multiplier
@@ -74,10 +75,10 @@ class _Search:
         for number in range(ROUNDS):
             hold = HOLD if number >= FREE_ROUNDS else 0.0
             self.place = np.stack([self._solve(axis, number * PULL, hold) for axis in (0, 1)], 1)
-            settled = self.place if number < ROUNDS - 8 else self.target
+            settled = self.place if number < ROUNDS - FINAL_ROUNDS else self.target
             target = self.place.copy()
             target[self.logic] = spread(self.place[self.logic], self.graph.area[self.logic], self.sites.logic)
-            chosen = {kind: self._assign(kind, settled) for kind in self.blocks}
+            chosen = self._assign(settled)
             for kind, choice in chosen.items():
                 target[list(choice)] = self.sites.places[kind][list(choice.values())]
             self.target = target
@@ -112,21 +113,27 @@ class _Search:
         wires = sparse.coo_array((np.tile(w, 2), (np.r_[a, b], np.r_[b, a])), shape=(count, count)).tocsr()
         return sparse.diags_array(wires.sum(axis=1)) - wires
 
-    def _assign(self, kind: str, places: np.ndarray) -> dict[int, int]:
-        """A site for every cell of one type, at the least sum of wire with all other cells at ``places``."""
-        cells, sites = self.blocks[kind], self.sites.places[kind]
-        cost = STAY * np.abs(self.place[cells][:, None] - sites).sum(2)
-        for axis in (0, 1):
-            cost += self._wire_costs(cells, places[:, axis], sites[:, axis])
-        chosen = zip(*linear_sum_assignment(cost), strict=True)
-        return {int(cells[cell]): int(site) for cell, site in chosen}
+    def _assign(self, places: np.ndarray) -> dict[str, dict[int, int]]:
+        """A site for every cell, by type, at the least sum of wire with all other cells at ``places``."""
+        pins = [_sort_in_nets(self.graph, places[:, axis]) for axis in (0, 1)]
+        chosen = {}
+        for kind, cells in self.blocks.items():
+            sites = self.sites.places[kind]
+            cost = STAY * np.abs(self.place[cells][:, None] - sites).sum(2)
+            for axis in (0, 1):
+                cost += self._wire_costs(cells, *pins[axis], sites[:, axis])
+            pairs = zip(*linear_sum_assignment(cost), strict=True)
+            chosen[kind] = {int(cells[cell]): int(site) for cell, site in pairs}
+        return chosen
 
-    def _wire_costs(self, cells: np.ndarray, at: np.ndarray, sites: np.ndarray) -> np.ndarray:
-        """How much [cells, sites] the nets of each cell grow along one axis if it alone moves to each site."""
+    def _wire_costs(self, cells: np.ndarray, order: np.ndarray, at: np.ndarray, sites: np.ndarray) -> np.ndarray:
+        """How much [cells, sites] the nets of each cell grow along one axis if it alone moves to each site.
+
+        ``order`` and ``at`` are of all pins, as `_sort_in_nets` gives them.
+        """
         graph = self.graph
         row = np.full(len(graph.cells), -1)
         row[cells] = np.arange(len(cells))
-        order, at = _sort_in_nets(graph, at)
         cell = graph.pin_cell[order]
         pins = np.flatnonzero(row[cell] >= 0)
         first, last = graph.first[graph.pin_net[pins]], graph.last[graph.pin_net[pins]]
