@@ -78,8 +78,7 @@ class _Reader:
         tensors = {"embed": self._embedding(), "head": self._head()}
         for layer in range(self.model.architecture.shape.layers):
             for norm, parts in READERS.items():
-                for part, tensor in self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts]).items():
-                    tensors[part] = tensor
+                tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)
         return tensors, shape

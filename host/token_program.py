@@ -189,11 +189,15 @@ class TokenProgram:
         emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
         self._project(down)
 
+    def _gate_scales(self, layer: int) -> tuple[float, float, float]:
+        """Those of the feed-forward's matrices: gate, up, down."""
+        return (self._scale(f"{layer}.gate"), self._scale(f"{layer}.up"),
+                self._scale(f"{layer}.down", f"{layer}.down/0"))
+
     def _squared_gate(self, layer: int) -> int:
         """relu(g)**2 * u on raw sums of the engine; returns its place. S.DELTA collects the scales, but for a norm."""
         emit, at = self.emit, self.layout
-        gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
-                          for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
+        gate, up, down = self._gate_scales(layer)
         if "down" not in self.shape.sub_norms:
             emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
             emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
@@ -204,8 +208,7 @@ class TokenProgram:
     def _silu_gate(self, layer: int) -> int:
         """silu(g) in fixed point times u as the engine leaves it; returns its place. S.DELTA as above."""
         emit, at, one = self.emit, self.layout, 2.0**SILU_FRACTION
-        gate, up, down = (self._scale(f"{layer}.{name}", f"{layer}.{block}")
-                          for name, block in (("gate", "gate"), ("up", "up"), ("down", "down/0")))
+        gate, up, down = self._gate_scales(layer)
         emit.scalar(S.Q, S.ACT, constant=gate * one)
         if "down" not in self.shape.sub_norms:
             emit.scalar(S.DELTA, S.ACT, constant=up * down * self.one / 127 / one)
