@@ -79,8 +79,7 @@ class BuildLog:
         self._began, self._current = time.monotonic(), name
         number = len(self.seconds) + 1
         print(f"[{number}/{self.steps}] {name}{f' ({hint})' if hint else ''} ... ", end="", flush=True)
-        with self.path.open("a") as log:
-            log.write(f"\n== {number}/{self.steps} {name}\n")
+        self.note(f"\n== {number}/{self.steps} {name}")
 
     def note(self, text: str) -> None:
         """Write a line into the log."""
