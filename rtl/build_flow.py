@@ -55,6 +55,7 @@ class Build:
     folder: Path
     firmware: bytes = b""
     image: Image | None = None
+    sources: tuple[str, ...] = ()
     netlist: dict[str, Any] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
     routed: bool = False
@@ -123,13 +124,22 @@ class Build:
             self.board.top(soc=soc, clocks=domains), TOP,
             script_after_read=f"setattr -mod -set keep_hierarchy 1 {ENGINE}", synth_opts="-run begin:map_luts",
             script_after_synth=f"{HIDE_ELEMENTS}; synth_ecp5 -run map_luts: -top {TOP}")
+        self.sources = (f"{TOP}.ys", f"{TOP}.il", *(path.name for path in soc.verilog_files))
         for name, content in plan.files.items():
             (self.work / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
     def _synthesise(self, log: BuildLog) -> None:
-        """RTLIL to a netlist of ECP5 cells."""
-        log.run("yosys", ("-q", "-l", "yosys.log", f"{TOP}.ys"), folder=self.work)
-        self.netlist = json.loads((self.work / f"{TOP}.json").read_text())
+        """RTLIL to a netlist of ECP5 cells. Another seed of the same design keeps the netlist of the last build."""
+        made, made_of = self.work / f"{TOP}.json", self.work / f"{TOP}.sha256"
+        sources = [(self.work / name).read_bytes() for name in self.sources]
+        design = hashlib.sha256(b"".join([json.dumps(versions()).encode(), *sources]))
+        if made.exists() and made_of.exists() and made_of.read_text() == design.hexdigest():
+            log.note(f"{made.name} is kept from the last build, of the same design and tools")
+        else:
+            made_of.unlink(missing_ok=True)
+            log.run("yosys", ("-q", "-l", "yosys.log", f"{TOP}.ys"), folder=self.work)
+            made_of.write_text(design.hexdigest())
+        self.netlist = json.loads(made.read_text())
         drop_unused_carries(self.netlist)
         # Better to learn now that a memory is not where a model can be put than after routing.
         find_blocks(block_contents(self.netlist), block_memories(*noise(self.config)))

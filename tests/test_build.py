@@ -13,7 +13,7 @@ from boards.ecp5_pll import PHASE_DETECTOR_HZ, PHASE_STEPS, VCO_HZ, PllOutput, p
 from boards.ulx3s import OSCILLATOR_HZ
 from host.errors import TritloomError
 from rtl import build
-from rtl.build_flow import BITSTREAM, ENGINE, REPORT, Build
+from rtl.build_flow import BITSTREAM, ENGINE, LOG, REPORT, Build
 from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
 from rtl.build_report import clocks, worst_path
 from rtl.carry_chain import INJECT
@@ -190,6 +190,17 @@ def test_small_design_becomes_a_bitstream(tmp_path: Path) -> None:
     assert set(report["hashes"]) == {"firmware", "image", "design", "bitstream"}
     assert (tmp_path / BITSTREAM).stat().st_size > 10_000
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_another_seed_keeps_the_netlist_and_another_design_does_not(tmp_path: Path) -> None:
+    """Synthesis takes minutes and knows no seed; a netlist kept too long would be a bitstream of another design."""
+    notes = []
+    for seed, mhz in ((1, 50), (2, 50), (2, 37.5)):
+        job = small_build(tmp_path, sync_mhz=mhz)
+        job.seed = seed
+        job.run()
+        notes.append("is kept from the last build" in (tmp_path / LOG).read_text())
+    assert notes == [False, True, False]
 
 
 def test_missed_timing_fails_and_shows_the_path(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
