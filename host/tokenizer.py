@@ -1,7 +1,8 @@
-"""The tokenizer of llama2.c: byte-pair merges by score, with byte fallback.
+"""The tokenizer of llama2.c: byte-pair merges by score, with byte fallback; and vocabularies of characters.
 
 File layout, little-endian: int32 longest piece; then per piece float32 score, int32 length, bytes.
 Pieces 0, 1, 2 are unknown, BOS and EOS; pieces 3 to 258 stand for the raw bytes 0 to 255.
+A vocabulary of characters has the same layout: piece 0 is BOS, spelt ``<s>``, and every other is one character.
 """
 
 import codecs
@@ -15,6 +16,7 @@ from pathlib import Path
 from host.errors import TritloomError
 
 BOS = 1
+CHARACTER_BOS, CHARACTER_BOS_PIECE = 0, b"<s>"     # in a vocabulary of characters
 FIRST_BYTE_PIECE = 3                # piece of the raw byte 0
 BYTE_PIECES = 256
 MAX_PIECES = 1 << 16                # a token crosses the link as 16 bits
@@ -29,7 +31,8 @@ _PIECE = struct.Struct("<fi")
 class Tokenizer:
     """Pieces and scores of one vocabulary.
 
-    ``encode`` and ``decode_piece`` give what ``run.c`` of llama2.c gives, token for token and byte for byte.
+    ``encode`` and ``decode_piece`` give what ``run.c`` of llama2.c gives, token for token and byte for byte. With a
+    vocabulary of characters, a token is a character and BOS stands between two texts of a line each.
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ class Tokenizer:
     -------
     pieces : bytes of each piece.
     scores : merge priority of each piece, higher first.
+    bos : token that begins a text.
+    gap : text that a BOS between two texts stands for.
 
     Raises
     ------
@@ -56,7 +61,10 @@ class Tokenizer:
         position = _HEADER.size
         while position < len(data):
             position = self._read_piece(data, position, longest)
-        if len(self.pieces) < FIRST_BYTE_PIECE + BYTE_PIECES:
+        self._characters_only = self.pieces[:1] == [CHARACTER_BOS_PIECE] and all(
+            list(_characters(piece)) == [piece] for piece in self.pieces[1:])
+        self.bos, self.gap = (CHARACTER_BOS, "\n") if self._characters_only else (BOS, "\n\n")
+        if not self._characters_only and len(self.pieces) < FIRST_BYTE_PIECE + BYTE_PIECES:
             raise TritloomError(f"not a tokenizer: {len(self.pieces)} pieces, "
                                 f"at least {FIRST_BYTE_PIECE + BYTE_PIECES} expected")
         self._lookup: dict[bytes, int] = {}
@@ -102,14 +110,18 @@ class Tokenizer:
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Tokens of a text: BOS, a leading space unless the text is empty, then greedy merges by score.
 
+        With a vocabulary of characters: BOS and the characters.
+
         Raises
         ------
-        TritloomError: the text holds a NUL character, or the vocabulary has no piece for a space.
+        TritloomError: the text holds a NUL character, or the vocabulary has no piece for a space or a character.
         """
         raw = text.encode(errors="surrogateescape")
         if 0 in raw:
             raise TritloomError("prompt holds a NUL character")
-        tokens = [BOS] if bos else []
+        tokens = [self.bos] if bos else []
+        if self._characters_only:
+            return tokens + [self._character(character) for character in _characters(raw)]
         if raw:
             if b" " not in self._lookup:
                 raise TritloomError("tokenizer has no piece for a space")
@@ -120,6 +132,13 @@ class Tokenizer:
             else:
                 tokens.extend(byte + FIRST_BYTE_PIECE for byte in character)
         return self._merge(tokens)
+
+    def _character(self, character: bytes) -> int:
+        token = self._lookup.get(character)
+        if token is None:
+            known = b"".join(self.pieces[1:]).decode(errors="replace")
+            raise TritloomError(f"the model knows no {character.decode(errors='replace')!r}, only {known}")
+        return token
 
     def _merge(self, tokens: list[int]) -> list[int]:
         """Join the best-scored neighbours until no pair is a piece; of equal scores the leftmost wins."""
@@ -144,7 +163,7 @@ class Tokenizer:
         if not 0 <= token < len(self.pieces):
             raise TritloomError(f"token {token} is outside the vocabulary of {len(self.pieces)}")
         piece = self.pieces[token]
-        if previous == BOS and piece.startswith(b" "):
+        if previous == self.bos and piece.startswith(b" "):
             piece = piece[1:]
         if match := _BYTE_PIECE.match(piece):
             return bytes([int(match[1], 16)])
@@ -160,7 +179,8 @@ class TextStream:
     """Turns tokens into printable text as they come.
 
     Bytes of an unfinished UTF-8 character wait for the rest. Control characters other than white space are dropped,
-    as a model must not be able to send escape sequences to a terminal. A BOS inside the text starts a new paragraph.
+    as a model must not be able to send escape sequences to a terminal. A BOS inside the text starts a new paragraph, or
+    with a vocabulary of characters a new line.
 
     Parameters
     ----------
@@ -169,14 +189,14 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._previous = BOS
+        self._previous = tokenizer.bos
         self._started = False
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: int) -> str:
         """Text that became complete with this token."""
-        if token == BOS:
-            text = self._decoder.decode(b"", final=True) + ("\n\n" if self._started else "")
+        if token == self._tokenizer.bos:
+            text = self._decoder.decode(b"", final=True) + (self._tokenizer.gap if self._started else "")
             self._decoder.reset()
         else:
             text = self._decoder.decode(self._tokenizer.decode_piece(self._previous, token))

@@ -43,6 +43,23 @@ def test_known_encoding_of_llama2c() -> None:
     assert tokenizer.decode(tokens) == text
 
 
+def character_file(*pieces: bytes) -> bytes:
+    """A vocabulary of characters: BOS, then ``pieces``."""
+    return struct.pack("<i", 8) + b"".join(struct.pack("<fi", 0, len(piece)) + piece for piece in (b"<s>", *pieces))
+
+
+def test_characters_are_tokens_without_a_space_before_them() -> None:
+    """Conventions of llama2.c applied to a vocabulary that has no room for them."""
+    tokenizer = Tokenizer(character_file(b"a", b"b", "é".encode(), b" "))
+    assert tokenizer.encode("") == [0]
+    assert tokenizer.encode("bé a") == [0, 2, 3, 4, 1]
+    assert tokenizer.decode([0, 2, 3, 4, 1]) == "bé a"
+    stream = TextStream(tokenizer)
+    assert [stream.feed(token) for token in (0, 1, 0, 2)] == ["", "a", "\n", "b"]
+    with pytest.raises(TritloomError, match="the model knows no 'A', only abé $"):
+        tokenizer.encode("bA")
+
+
 def test_empty_text_is_bos_alone(small: Tokenizer) -> None:
     assert small.encode("") == [BOS]
 
@@ -118,6 +135,9 @@ def test_nul_in_a_prompt_is_refused(small: Tokenizer) -> None:
     (tokenizer_file() + struct.pack("<fi", 0, 1 << 30), "piece 259 has length 1073741824"),
     (tokenizer_file() + struct.pack("<fi", float("nan"), 0), "piece 259 has score nan"),
     (struct.pack("<i", 8) + struct.pack("<fi", 0, 0) * 3, "not a tokenizer: 3 pieces"),
+    (character_file(b"a", b"bc"), "not a tokenizer: 3 pieces"),
+    (character_file(b"a", b""), "not a tokenizer: 3 pieces"),
+    (tokenizer_file()[: 4 + 8 + 5], "not a tokenizer: 1 pieces"),
     (struct.pack("<i", 8) + struct.pack("<fi", 0, 0) * 70000, "more than 65536 pieces"),
 ])
 def test_hostile_files_are_refused(data: bytes, message: str) -> None:
