@@ -74,7 +74,7 @@ def load(directory: Path) -> Student:
     return model
 
 
-def config_json(config: StudentConfig) -> dict[str, Any]:
+def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
     """The configuration that the importer reads."""
     return {
         "architectures": ["TritloomForCausalLM"],
@@ -96,8 +96,8 @@ def config_json(config: StudentConfig) -> dict[str, Any]:
         "norm_gain": False,
         "residual_fraction": RESIDUAL_FRACTION,
         "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
         "quantization_config": {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
@@ -106,12 +106,12 @@ def config_json(config: StudentConfig) -> dict[str, Any]:
     }
 
 
-def export(model: Student, directory: Path, tokenizer: Path) -> None:
+def export(model: Student, directory: Path, tokenizer: bytes, *, bos: int = 1, eos: int = 2) -> None:
     """Write model.safetensors, config.json and tokenizer.bin, each replaced atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     partial = directory / "model.safetensors.part"
     save_file({name: np.ascontiguousarray(value) for name, value in tensors(model).items()}, partial)
     partial.chmod(0o644)
     partial.replace(directory / "model.safetensors")
-    (directory / "config.json").write_text(json.dumps(config_json(model.config), indent=2) + "\n")
-    (directory / "tokenizer.bin").write_bytes(tokenizer.read_bytes())
+    (directory / "config.json").write_text(json.dumps(config_json(model.config, bos, eos), indent=2) + "\n")
+    (directory / "tokenizer.bin").write_bytes(tokenizer)

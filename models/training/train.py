@@ -213,7 +213,7 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
 
 def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
     """Export the student, judge the exported files, write the record, the plot and the card."""
-    export(run.model, out, data / corpora.TOKENIZER_FILE)
+    export(run.model, out, (data / corpora.TOKENIZER_FILE).read_bytes())
     student = student_loss(out, held_out)
     losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
     written = record(run, data, losses)
