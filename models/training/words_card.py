@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from models.training.student import Student
 from models.training.words import LETTERS, SEPARATOR
 
-SAMPLES, SAMPLES_JUDGED = 32, 1000
+SAMPLES, SAMPLES_JUDGED, LINE = 32, 1000, 110
 SEED = 1
 TEMPERATURE = 0.8
 
@@ -50,7 +51,7 @@ heart.
 
 ## Samples
 
-Temperature {temperature}, the first {shown} of seed {seed}:
+Temperature {temperature}, the first {count} of seed {seed}:
 
 > {samples}
 
@@ -96,11 +97,12 @@ def write_card(record: dict[str, Any], model: Student, known: set[str], path: Pa
     options, counts = record["options"], record["words"]
     samples = sample(model, SAMPLES_JUDGED)
     share = sum(word in known for word in samples) / SAMPLES_JUDGED
+    shown = "\n> ".join(textwrap.wrap(" ".join(samples[:SAMPLES]), LINE))
     path.write_text(CARD.format(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=(path.parent / "model.safetensors").stat().st_size,
         **record["nats_per_character"], **counts, both=sum(counts.values()),
-        temperature=TEMPERATURE, shown=SAMPLES, seed=SEED, samples=" ".join(samples[:SAMPLES]), judged=SAMPLES_JUDGED,
+        temperature=TEMPERATURE, count=SAMPLES, seed=SEED, samples=shown, judged=SAMPLES_JUDGED,
         known=share, new=1 - share, steps=options["steps"], batch=options["windows"] * model.config.context,
         seconds=record["training_seconds"],
     ))
