@@ -14,7 +14,7 @@ from host.image import Image
 from host.importer import load_checkpoint
 from host.peers import PEERS
 from host.report import SDRAM_CYCLE_BYTES, WORD_BYTES
-from host.session import read_image
+from host.session import OWN_MODELS, read_image
 from host.soft_core import SoftCoreRun
 from rtl.config import CONFIGS
 from rtl.timing import SDRAM_CLOCKS
@@ -154,13 +154,17 @@ def clock_of(config: str, reports: Sequence[Routed]) -> tuple[float, str, str]:
     return clocks[config].sync_hz, "estimated", f"target clock of boards/{BOARD}.py"
 
 
-def images(model: Path, configs: Sequence[str]) -> list[Image]:
+def images(model: Path | None, configs: Sequence[str]) -> list[Image]:
     """A model compiled for each configuration named; for all that it fits, where none is named.
+
+    Without a model, that of each configuration.
 
     Raises
     ------
     TritloomError: it does not fit one that is named, or none at all.
     """
+    if model is None:
+        return [read_image(None, config) for config in configs or OWN_MODELS]
     if configs or model.is_file():
         return [read_image(model, config) for config in configs or [None]]
     compiled, reasons = [], []
@@ -204,13 +208,13 @@ def image_rows(work: Workload, reports: Sequence[Routed]) -> Iterator[Row]:
 
 def golden_row(image: Image) -> Row:
     """Speed of the golden model, measured now."""
-    golden = Golden(image)
+    golden, count = Golden(image), min(GOLDEN_TOKENS, image.context)
     golden.generate([1], 1)
     start = time.thread_time()
-    golden.generate([1], GOLDEN_TOKENS)
-    rate = GOLDEN_TOKENS / (time.thread_time() - start)
+    golden.generate([1], count)
+    rate = count / (time.thread_time() - start)
     return Row(image.config.name, str(image.model["name"]), "tokens per second, numpy golden model", rate, "tokens/s",
-               None, "measured on this computer in this run, processor time", f"sim/golden.py, {GOLDEN_TOKENS} tokens")
+               None, "measured on this computer in this run, processor time", f"sim/golden.py, {count} tokens")
 
 
 def soft_core_rows(run: SoftCoreRun, works: Sequence[Workload], reports: Sequence[Routed]) -> Iterator[Row]:

@@ -32,7 +32,7 @@ from host.model_files import open_model
 from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
-from host.session import DEFAULT_MODEL, Generation, Target, check_prompt, configuration, read_image, tokenizer_of
+from host.session import Generation, Target, check_prompt, configuration_for, read_image, tokenizer_of
 from host.soft_core import SoftCoreRun
 from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
@@ -43,8 +43,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Runs ternary language models on Tritloom, simulated or on a board.")
 notes = Console(stderr=True)
 
-Model = Annotated[Path, typer.Option("--model", show_default="stories1m", help="Model directory, or an image file.")]
-Config = Annotated[str | None, typer.Option("--config", help="Configuration: resident, stream, tiny, or llama.")]
+Model = Annotated[Path | None, typer.Option("--model", show_default="the configuration's own",
+                                            help="Model directory, or an image file.")]
+Config = Annotated[str | None, typer.Option("--config", show_default="the smallest for the model, or resident",
+                                            help="Configuration: nano, tiny, resident, stream, or llama.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
 
@@ -74,7 +76,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, max=0xFFFFFFFF, help="Of sampling.")] = 0,
     sim: Sim = False,
     port: Port = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and table.")] = False,
     slide: Annotated[bool, typer.Option("--slide", help="Go on when the context is full.")] = False,
@@ -121,7 +123,7 @@ def show(text: str, *, quiet: bool) -> str:
 
 
 @app.command()
-def load(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, config: Config = None) -> None:
+def load(sim: Sim = False, port: Port = None, model: Model = None, config: Config = None) -> None:
     """Load a model into a device; a simulated one starts empty, to rehearse the transfer."""
     target = Target(sim, port)
     image = read_image(model, config)
@@ -131,7 +133,7 @@ def load(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, conf
 
 
 @app.command()
-def info(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, config: Config = None) -> None:
+def info(sim: Sim = False, port: Port = None, model: Model = None, config: Config = None) -> None:
     """Say what a device is and what it holds."""
     target = Target(sim, port)
     image = read_image(model, config)
@@ -151,7 +153,7 @@ def info(sim: Sim = False, port: Port = None, model: Model = DEFAULT_MODEL, conf
 def selftest(
     sim: Sim = False,
     port: Port = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     config: Config = None,
     memory_words: Annotated[int, typer.Option(min=0, help="SDRAM words to test first; the image is then loaded again.")
                             ] = 0,
@@ -250,7 +252,7 @@ def show_timeline(
 
 @app.command()
 def bench(
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     config: Annotated[list[str] | None, typer.Option("--config", show_default="all that the model fits",
                                                      help="Configuration; may be given more than once.")] = None,
     report: Annotated[list[Path] | None, typer.Option(help="report.json of a build, for routed clocks and LUTs.")
@@ -291,7 +293,7 @@ def import_model(
                                                    help="Tokenizer file in the layout of llama2.c.")] = None,
 ) -> None:
     """Check a model, compile it into an image file, and record its hash there."""
-    chosen = configuration(config)
+    chosen = configuration_for(model, config)
     if planes is not None and error is not None:
         raise TritloomError("give --planes or --error, not both: an error decides the planes")
     checkpoint, integrity = import_checkpoint(

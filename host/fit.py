@@ -16,8 +16,6 @@ from rtl.sdram_parts import WORD_HALVES
 STREAM, EMBEDDING, HEAD, GAINS = "ternary stream", "embedding planes", "head planes", "norm gains"
 WORD_BYTES = 4
 HALF_BYTES = WORD_BYTES // WORD_HALVES
-# Least capable first: the first that holds a model is the smallest.
-BY_SIZE = ("tiny", "resident", "stream")
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,10 @@ def fit(model: ModelFiles, board_name: str, config_name: str | None = None) -> F
     if config_name is not None and config_name not in CONFIGS:
         raise TritloomError(f"there is no configuration {config_name!r}; choose {', '.join(CONFIGS)}")
     board, shape = BOARDS[board_name], model.architecture.shape
-    holders = [(board, name) for board in BOARDS.values() for name in BY_SIZE
+    holders = [(board, name) for board in BOARDS.values() for name in CONFIGS
                if name in board.clocks and not any(_misfits(shape, board, CONFIGS[name]))]
     own = [name for holder, name in holders if holder is board]
-    config = CONFIGS[config_name or next(iter(own), BY_SIZE[-1])]
+    config = CONFIGS[config_name or next(iter(own), tuple(CONFIGS)[-1])]
     geometry = _layout_objection(shape, config)
     limits = tuple(memory_limits(shape, board, config))
     objections = (*([geometry] if geometry else []), *model.objections)

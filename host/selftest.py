@@ -9,7 +9,7 @@ from host.link import LinkError
 from host.session import Generation, inverse_temperature, tokenizer_of
 from sim.golden import Golden
 
-PROMPT = "Once upon a time"
+PROMPT = "once"              # which every vocabulary of English has the letters for
 TOKENS = 24
 TEMPERATURE = 0.8
 ROUND_TRIPS = 32
@@ -28,11 +28,17 @@ def check_host(image: Image) -> str:
         raise TritloomError(f"the host is at fault: the tokenizer turns {PROMPT!r} into {tokenizer.decode(prompt)!r}; "
                             "the model's tokenizer.bin is not its own")
     scale = inverse_temperature(TEMPERATURE)
-    first, second = (Golden(image).generate(prompt, TOKENS, temperature=scale, seed=1) for _ in range(2))
+    count = tokens_after(prompt, image)
+    first, second = (Golden(image).generate(prompt, count, temperature=scale, seed=1) for _ in range(2))
     if first != second:
         raise TritloomError("the host is at fault: the golden model does not repeat its own tokens; check this "
                             "computer's memory")
-    return f"golden model, {TOKENS} tokens, check value {crc32.iso_hdlc(str(first).encode()):08x}"
+    return f"golden model, {count} tokens, check value {crc32.iso_hdlc(str(first).encode()):08x}"
+
+
+def tokens_after(prompt: list[int], image: Image) -> int:
+    """How many the checks generate: the context of a small model is short."""
+    return min(TOKENS, image.context - len(prompt) + 1)
 
 
 def check_link(device: Device) -> str:
@@ -79,7 +85,7 @@ def check_device(device: Device, image: Image) -> str:
     prompt = tokenizer_of(image).encode(PROMPT)
     passes = 0
     for temperature in (None, TEMPERATURE):
-        for done in Generation(device, image, temperature=temperature, seed=1).run(prompt, TOKENS):
+        for done in Generation(device, image, temperature=temperature, seed=1).run(prompt, tokens_after(prompt, image)):
             passes += 1
             if done.token != done.golden:
                 raise TritloomError(f"the device is at fault: token {done.token} instead of {done.golden} at position "

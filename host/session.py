@@ -1,8 +1,8 @@
 """One command's work with a device: which model, which device, and a checked generation."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from host.compiler import compile_checkpoint
@@ -11,6 +11,8 @@ from host.errors import TritloomError
 from host.image import Image
 from host.importer import load_checkpoint
 from host.link import SIMULATION_PACE, Link, SerialTransport
+from host.model_files import open_model
+from host.program import Layout
 from host.tokenizer import Tokenizer
 from rtl.config import SIMULATED_CONFIGS, Config
 from rtl.csr_map import COUNTERS
@@ -18,7 +20,10 @@ from sim.fixed import Scalar
 from sim.golden import Golden
 
 DEFAULT_CONFIG = "resident"
-DEFAULT_MODEL = Path(__file__).resolve().parent.parent / "models" / "stories1m"
+MODELS = Path(__file__).resolve().parent.parent / "models"
+DEFAULT_MODEL = MODELS / "stories1m"
+# What a configuration runs unless told otherwise; the others have no trained model of their own.
+OWN_MODELS = {"nano": MODELS / "words4k", "resident": DEFAULT_MODEL, "stream": DEFAULT_MODEL}
 TEMPERATURE_MIN, TEMPERATURE_MAX = 0.01, 100.0
 
 Message = Callable[[str], None]
@@ -84,22 +89,45 @@ def configuration(name: str | None) -> Config:
     return SIMULATED_CONFIGS[name or DEFAULT_CONFIG]
 
 
-def read_image(model: Path, config: str | None) -> Image:
+def configuration_for(model: Path, name: str | None) -> Config:
+    """The named configuration; without a name the smallest that holds the model, and the default if none does.
+
+    Raises
+    ------
+    TritloomError: the configuration is unknown or the model is damaged.
+    """
+    if name is not None:
+        return configuration(name)
+    # How many planes tensors of floats get depends on the configuration.
+    shape = replace(open_model(model).architecture.shape, embed_planes=1, head_planes=1)
+    for config in SIMULATED_CONFIGS.values():
+        with suppress(TritloomError):
+            Layout(shape, config)
+            return config
+    return configuration(None)
+
+
+def read_image(model: Path | None, config: str | None) -> Image:
     """The image in a file, or compiled from a model directory.
 
     Parameters
     ----------
-    model : image file or checkpoint directory.
-    config : name of the configuration; None takes an image's own, and else the default.
+    model : image file or checkpoint directory; None takes the configuration's own.
+    config : name of the configuration; None takes an image's own, and else that of `configuration_for`.
 
     Raises
     ------
-    TritloomError: the configuration is unknown, the model is damaged, or it does not fit the configuration.
+    TritloomError: the configuration is unknown or has no model of its own, the model is damaged, or it does not fit.
     """
-    chosen = configuration(config)
+    if model is None:
+        name = configuration(config).name
+        if name not in OWN_MODELS:
+            raise TritloomError(f"{name} has no model of its own; name one with --model")
+        return read_image(OWN_MODELS[name], name)
     if model.is_file():
         image = Image.load(model)
-        return image if config is None else image.require(chosen)
+        return image if config is None else image.require(configuration(config))
+    chosen = configuration_for(model, config)
     return compile_checkpoint(load_checkpoint(model, chosen), chosen)
 
 

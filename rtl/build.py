@@ -13,14 +13,14 @@ from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.image import Image
-from host.session import DEFAULT_MODEL, read_image
+from host.session import read_image
 from rtl.build_flow import LOG, REPORT, Build
 from rtl.config import CONFIGS, Config
 from rtl.firmware_build import FirmwareError
 from rtl.soc import Soc
 
 DEFAULT_CONFIG = "resident"
-# There is no trained model this small: the tiny configuration is for simulations and for the smallest FPGA.
+# There is no trained model of this size: the tiny configuration is for simulations and for the smallest FPGA.
 RANDOM_MODELS = {
     "tiny": Shape(hidden=24, feed_forward=48, layers=2, heads=2, kv_heads=2, head_dim=4, vocab=512, context=64)}
 
@@ -48,7 +48,7 @@ def image_for(config: Config, model: Path | None) -> Image:
     """
     if model is None and config.name in RANDOM_MODELS:
         return compile_checkpoint(synthetic_checkpoint(RANDOM_MODELS[config.name]), config)
-    return read_image(model or DEFAULT_MODEL, config.name)
+    return read_image(model, config.name)
 
 
 def flash(board: Board, bitstream: Path, *, persist: bool) -> None:
@@ -73,7 +73,8 @@ def build(
     board: Annotated[str, typer.Option(help="Board: " + ", ".join(BOARDS) + ".")],
     device: Annotated[str | None, typer.Option(help="FPGA of the board, such as 85F.")] = None,
     config: Annotated[str, typer.Option(help="Configuration: " + ", ".join(CONFIGS) + ".")] = DEFAULT_CONFIG,
-    model: Annotated[Path | None, typer.Option(help=f"Model directory or image; {DEFAULT_MODEL} if not given.")] = None,
+    model: Annotated[Path | None, typer.Option(show_default="the configuration's own",
+                                               help="Model directory or image.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the placement.")] = 1,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the results.")] = None,
     flash_it: Annotated[bool, typer.Option("--flash", help="Load the bitstream into the FPGA.")] = False,

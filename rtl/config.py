@@ -208,6 +208,12 @@ TINY = Config(
     weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
     kv_slots=2, vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
+# For a microGPT: 16 wide, one layer, four heads, letters. A word of the cache holds all heads, a tile any whole row.
+NANO = Config(
+    name="nano", lanes=8, block_beats=6, rows=4, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=64, vector_depth=32, activation_depth=8, head_dim=4, word_beats=2, query_groups=1, context=16,
+    kv_slots=1, vocab=27, embed_beats=2, embed_planes=3, program_depth=64, sampler_lanes=2, stream_fifo_words=0)
+
 # A Llama of the size of stories260K in trit planes: heads of 8, SiLU. No board has clocks for it, so it is simulated.
 LLAMA = Config(
     name="llama", lanes=8, block_beats=5, rows=1, table_blocks=8, weight_source="sdram", weight_planes=5,
@@ -215,5 +221,6 @@ LLAMA = Config(
     kv_slots=8, vocab=512, embed_beats=8, embed_planes=5, program_depth=512, sampler_lanes=4, stream_fifo_words=2048,
     has_silu=True)
 
-CONFIGS = {config.name: config for config in (RESIDENT, STREAM, TINY)}
+# Least capable first: the first that holds a model is the smallest.
+CONFIGS = {config.name: config for config in (NANO, TINY, RESIDENT, STREAM)}
 SIMULATED_CONFIGS = CONFIGS | {LLAMA.name: LLAMA}

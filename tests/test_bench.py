@@ -163,6 +163,18 @@ def test_all_fitting_configurations_without_a_name() -> None:
     assert [image.config.name for image in bench.images(DEFAULT_MODEL, ())] == ["resident", "stream"]
 
 
+def test_each_configuration_with_its_own_model() -> None:
+    """The bench without arguments: a configuration left out, or shown with another's model."""
+    shown = [(image.config.name, image.model["name"]) for image in bench.images(None, ())]
+    assert shown == [("nano", "words4k"), ("resident", "stories1m"), ("stream", "stories1m")]
+
+
+def test_short_context_bounds_the_golden_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement that runs past the end of the context."""
+    monkeypatch.setattr(bench, "GOLDEN_TOKENS", 32)
+    assert bench.golden_row(synthetic_image("nano")).source == "sim/golden.py, 16 tokens"
+
+
 def test_image_file_keeps_its_configuration(tmp_path: Path) -> None:
     """An image recompiled or refused."""
     path = tmp_path / "model.trit"
@@ -185,7 +197,9 @@ def test_wrong_report_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("--config", "huge"), "no configuration 'huge'"), (("--config", "tiny"), "head_dim 20 does not fit tiny"),
+    (("--config", "huge"), "no configuration 'huge'"),
+    (("--config", "tiny"), "tiny has no model of its own; name one with --model"),
+    (("--config", "tiny", "--model", str(DEFAULT_MODEL)), "head_dim 20 does not fit tiny"),
     (("--model", "/none"), "/none: no such model directory")])
 def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
     """A traceback instead of what to do."""
@@ -196,5 +210,5 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tu
 
 def test_board_without_clock() -> None:
     """A KeyError for an image of somebody's own configuration."""
-    with pytest.raises(TritloomError, match="ulx3s has no clock for configuration 'short'; choose resident"):
+    with pytest.raises(TritloomError, match="ulx3s has no clock for configuration 'short'; choose "):
         clock_of("short", [])

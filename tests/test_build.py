@@ -70,10 +70,10 @@ def test_board_clocks_can_be_made(name: str) -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--board", "icestick"], "there is no board 'icestick'; choose ulx3s"),
     (["--board", "ulx3s", "--device", "100F"], "there is no device '100F'; choose 12F, 25F, 45F, 85F"),
-    (["--board", "ulx3s", "--config", "huge"], "there is no configuration 'huge'; choose resident, stream, tiny"),
+    (["--board", "ulx3s", "--config", "huge"], "there is no configuration 'huge'; choose nano, tiny, resident, stream"),
     (["--board", "ulx3s", "--persist"], "--persist needs --flash"),
     (["--board", "ulx3s", "--model", "no/such/model"], "no/such/model: no such model directory"),
-    (["--board", "ulx3s", "--config", "tiny", "--model", "models/stories1m"], "tiny"),
+    (["--board", "ulx3s", "--config", "tiny", "--model", "models/stories1m"], "head_dim 20 does not fit tiny"),
 ])
 def test_wrong_arguments_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +92,13 @@ def test_image_of_another_geometry_is_refused(tmp_path: Path) -> None:
     synthetic_image("tiny").save(tmp_path / "image")
     with pytest.raises(TritloomError, match="resident"):
         build.image_for(CONFIGS["resident"], tmp_path / "image")
+
+
+@pytest.mark.parametrize(("name", "model"), [
+    ("nano", "words4k"), ("tiny", "synthetic"), ("resident", "stories1m"), ("stream", "stories1m")])
+def test_each_configuration_has_a_model(name: str, model: str) -> None:
+    """A build that needs ``--model``, or puts a model into a bitstream that another configuration is for."""
+    assert build.image_for(CONFIGS[name], None).model["name"] == model
 
 
 def test_flash_tells_why_it_failed(tmp_path: Path) -> None:
@@ -227,7 +234,7 @@ def test_tiny_becomes_a_bitstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / BITSTREAM).stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("name", ["tiny", "stream"])
+@pytest.mark.parametrize("name", ["nano", "tiny", "stream"])
 def test_accelerator_fits_the_board_top(name: str, tmp_path: Path) -> None:
     """Pins, clock domains and the tile engine's place, where the report looks for it, with and without SDRAM."""
     job = Build(board=ULX3S, device="85F", config=CONFIGS[name], read_image=partial(synthetic_image, name),

@@ -19,7 +19,7 @@ from rtl.csr_map import Message
 from sim.fixed import Scalar
 from sim.golden import Golden
 from tests.fake_device import FakeDevice
-from tests.shapes import SHAPES
+from tests.shapes import SHAPES, WORDS
 
 PROMPT = "Once upon a time"
 
@@ -185,7 +185,10 @@ class TestRun:
         (("--sim", "--port", "/dev/ttyUSB0"), "name the device"),
         (("--port", "/dev/ttyNONE"), "/dev/ttyNONE: no such serial port"),
         (("--sim", "--prompt", "word " * 300), "the prompt has [0-9]+ tokens, the context holds 256"),
-        (("--sim", "--config", "huge"), "no configuration 'huge'; choose resident, stream, tiny"),
+        (("--sim", "--config", "huge"), "no configuration 'huge'; choose nano, tiny, resident, stream, llama"),
+        (("--sim", "--config", "tiny"), "tiny has no model of its own; name one with --model"),
+        (("--sim", "--config", "nano", "--prompt", "Once"), "the model knows no 'O', only abcdefghijklmnopqrstuvwxyz"),
+        (("--sim", "--config", "nano", "--prompt", "abcdefghijklmnop"), "the prompt has 17 tokens, the context holds"),
         (("--sim", "--model", "/none"), "/none: no such model directory"),
         (("--port", "/dev/ttyNONE", "--trace", "wave.vcd"), "--trace and --max-cycles need --sim"),
         (("--sim", "--prompt", "a\0b"), "NUL"),
@@ -223,6 +226,16 @@ class TestSimulatedChip:
         assert result["golden_equal"] is True
         assert result["cycles_per_token"] == result["predicted_cycles_per_token"]
         assert result["provenance"] == "simulated"
+
+    def test_words_slide_past_their_context(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The smallest model on the configuration that is its own, which nobody named: a context of 16, 40 letters."""
+        result = json.loads(succeed(capsys, "run", "--sim", "--model", WORDS, "--temperature", "0.8", "-n", "40",
+                                    "--slide", "--json"))
+        assert result["golden_equal"] is True and result["stopped"] is None
+        assert result["cycles_per_token"] == result["predicted_cycles_per_token"]
+        assert len(result["tokens"]) == 40 and max(result["cycles_per_token"]) <= 1000
+        assert "\n" in result["text"] and set(result["text"]) <= set("abcdefghijklmnopqrstuvwxyz\n")
+        assert "device  ok: " in succeed(capsys, "selftest", "--sim", "--model", WORDS)
 
     def test_selftest_passes(self, capsys: pytest.CaptureFixture[str], tiny_file: Path) -> None:
         assert "device  ok: " in succeed(capsys, "selftest", "--sim", "--model", tiny_file)

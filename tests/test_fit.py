@@ -19,7 +19,7 @@ from host.tiler import Tiler
 from rtl.config import CONFIGS, RESIDENT, STREAM
 from tests.containers import gguf_bytes, safetensors_bytes, write
 from tests.published_models import write_bitnet_2b4t, write_bitnet_2b4t_gguf
-from tests.shapes import SHAPES, STORIES
+from tests.shapes import SHAPES, STORIES, WORDS
 
 SDRAM_BYTES = 32 << 20
 SDRAM_PEAK = 2 * BOARDS["ulx3s"].clocks["stream"].sdram_hz      # bytes per second of a 16-bit bus
@@ -27,7 +27,7 @@ SDRAM_PEAK = 2 * BOARDS["ulx3s"].clocks["stream"].sdram_hz      # bytes per seco
 BITNET_STREAM_BYTES = (30 * (2 * 2560**2 + 2 * 640 * 2560 + 3 * 2560 * 6920) + 2 * 128256 * 2560) // 5
 
 
-@pytest.mark.parametrize("name", ["tiny", "resident", "stream"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_weights_take_what_the_compiler_makes_of_them(name: str) -> None:
     """Padding forgotten: a model that is said to fit and is refused by the compiler, or the other way round."""
     config = CONFIGS[name]
@@ -48,6 +48,13 @@ def test_unfilled_beats_are_counted() -> None:
         size = next(memory_limits(shape, BOARDS["ulx3s"], config)).needed_bytes
         expected = tiles * config.rows * (config.columns / 5 if config is STREAM else config.row_words * 4.5)
         assert size == expected, config.name
+
+
+def test_shipped_words_fit_the_smallest_board() -> None:
+    """The smallest model sent to more than the smallest FPGA."""
+    found = fit(open_model(WORDS), "ulx3s")
+    assert found.fits and found.config == "nano"
+    assert found.smallest == "ulx3s 12F nano"
 
 
 def test_shipped_model_fits_the_board() -> None:

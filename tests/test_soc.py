@@ -12,10 +12,10 @@ from host.checkpoint import synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
-from rtl.config import RESIDENT, STREAM
+from rtl.config import NANO, RESIDENT, STREAM
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
-from tests.shapes import SHAPES, STORIES, synthetic_image
+from tests.shapes import SHAPES, STORIES, WORDS, synthetic_image
 
 # Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
 WATCHED = {
@@ -83,6 +83,17 @@ def test_tiny_equals_golden(tmp_path: Path) -> None:
 def test_tiny_samples_like_golden(tmp_path: Path) -> None:
     """Noise, temperature or seed that reach the sampler differently than the golden model."""
     run(synthetic_image("tiny"), tmp_path, "soc_tiny", prompt=[1], count=8, temperature=1.3, seed=12345)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_nano_equals_golden_with_the_shipped_model(tmp_path: Path, temperature: float) -> None:
+    """Sizes that no other configuration has: logits that fill no beat, words of the cache as wide as the model.
+
+    The whole context, each of whose tokens takes at most a thousand cycles.
+    """
+    image = compile_checkpoint(load_checkpoint(WORDS), NANO)
+    assert max(image.predicted_cycles(position) for position in range(image.context)) <= 1000
+    run(image, tmp_path, "soc_nano", prompt=[0], count=image.context, temperature=temperature, seed=3)
 
 
 def test_resident_equals_golden_with_the_shipped_model(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from host.errors import TritloomError
 from host.tokenizer import BOS, TextStream, Tokenizer
+from tests.shapes import WORDS
 
 MODEL_TOKENIZER = Path(__file__).parent.parent / "models" / "stories1m" / "tokenizer.bin"
 
@@ -58,6 +59,12 @@ def test_characters_are_tokens_without_a_space_before_them() -> None:
     assert [stream.feed(token) for token in (0, 1, 0, 2)] == ["", "a", "\n", "b"]
     with pytest.raises(TritloomError, match="the model knows no 'A', only abé $"):
         tokenizer.encode("bA")
+
+
+def test_shipped_letters_round_trip() -> None:
+    tokenizer = Tokenizer.load(WORDS / "tokenizer.bin")
+    assert len(tokenizer) == 27
+    assert tokenizer.encode("az") == [0, 1, 26] and tokenizer.decode([0, 1, 26]) == "az"
 
 
 def test_empty_text_is_bos_alone(small: Tokenizer) -> None:
