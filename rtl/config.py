@@ -72,6 +72,8 @@ class Config:
     stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
     gain_rows : rows of the embedding memory after the vocabulary, for gains of norms (0: no gains).
     has_silu : whether the vector unit can gate by SiLU, besides the square of ReLU.
+    has_recurrence : whether there is what the layers of HGRN need besides SiLU: the sigmoid, and a scalar register that
+        lets their states begin from nothing.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Config:
     stream_fifo_words: int
     gain_rows: int = 0
     has_silu: bool = False
+    has_recurrence: bool = False
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -107,6 +110,8 @@ class Config:
             raise ValueError(f"lanes {self.lanes} must be a multiple of sampler_lanes {self.sampler_lanes}")
         if self.context & (self.context - 1):
             raise ValueError(f"context {self.context} must be a power of two")
+        if self.has_recurrence and not self.has_silu:
+            raise ValueError("has_recurrence needs has_silu")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
 
@@ -221,6 +226,13 @@ LLAMA = Config(
     kv_slots=8, vocab=512, embed_beats=8, embed_planes=5, program_depth=512, sampler_lanes=4, stream_fifo_words=2048,
     has_silu=True)
 
+# A small MatMul-free language model with all its gains. Simulated only, too.
+HGRN = Config(
+    name="hgrn", lanes=8, block_beats=3, rows=8, table_blocks=2, weight_source="ebr", weight_planes=1,
+    weight_depth=1024, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
+    kv_slots=2, vocab=512, embed_beats=6, embed_planes=5, program_depth=512, sampler_lanes=2, stream_fifo_words=0,
+    gain_rows=64, has_silu=True, has_recurrence=True)
+
 # Least capable first: the first that holds a model is the smallest.
 CONFIGS = {config.name: config for config in (NANO, TINY, RESIDENT, STREAM)}
-SIMULATED_CONFIGS = CONFIGS | {LLAMA.name: LLAMA}
+SIMULATED_CONFIGS = CONFIGS | {config.name: config for config in (LLAMA, HGRN)}

@@ -59,8 +59,8 @@ class Core(wiring.Component):
             lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
             activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
             embed_planes=config.embed_planes, gain_rows=config.gain_rows, has_products=config.has_products,
-            has_silu=config.has_silu, primitives=primitives)
-        self.scalar = ScalarUnit()
+            has_silu=config.has_silu, has_sigmoid=config.has_recurrence, primitives=primitives)
+        self.scalar = ScalarUnit(has_history=config.has_recurrence)
         self.attention = Attention(config=config, primitives=primitives)
         self.sampler = Sampler(config=config)
         self.rotary = Rotary(context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
@@ -119,6 +119,8 @@ class Core(wiring.Component):
             scalar.temperature.mantissa.eq(Mux(self.sampling, self.temperature.mantissa, ONE.mantissa)),
             scalar.temperature.exponent.eq(Mux(self.sampling, self.temperature.exponent, ONE.exponent)),
         ]
+        if self._config.has_recurrence:
+            m.d.sync += scalar.history.eq(sequencer.now != 0)       # while a token lasts
         loads = {Space.PROGRAM: sequencer.load, Space.EMBEDDING: embedding.load, Space.ROTARY: rotary.load}
         if self.streaming:
             connect(m, flipped(self.words), source.words)

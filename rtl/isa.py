@@ -57,6 +57,7 @@ class VectorFn(IntEnum):
     GATE = 4      # out = relu(a)**2 * b, block-scaled by the peaks S(ra), S(rb); the block scale -> S(rc)
     PRODUCT = 5   # out = a * b, block-scaled by the peak S(rb); the block scale -> S(rc); ra is NO_SCALAR
     SILU = 6      # out = silu(a), a and out with SILU_FRACTION fraction bits
+    SIGMOID = 7   # out = (sigmoid(a) - 1) * SIGMOID_ONE, a with SILU_FRACTION fraction bits
 
 
 class Target(IntEnum):
@@ -81,6 +82,7 @@ class ScalarFn(IntEnum):
 
 NO_SCALAR = 31             # register index that reads as one
 TEMPERATURE_SCALAR = 30    # register index that reads the run's inverse temperature
+HISTORY_SCALAR = 29        # reads one, and at position 0 nothing; an ordinary register without has_recurrence
 SQUARE_SHIFT = 8           # low bits dropped from each square
 SCALE_MANTISSA_BITS = 14   # bits of a scalar's mantissa that reach the lanes
 SCALE_SHIFT_STEP = 4       # lane shifts are multiples of this ...

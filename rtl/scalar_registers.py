@@ -5,9 +5,9 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rtl.isa import MANTISSA_BITS, NO_SCALAR, SCALARS, TEMPERATURE_SCALAR
+from rtl.isa import HISTORY_SCALAR, MANTISSA_BITS, NO_SCALAR, SCALARS, TEMPERATURE_SCALAR
 from rtl.op_layout import RESULT, SCALAR, read_port
-from sim.fixed import ONE
+from sim.fixed import NOTHING, ONE
 
 VALUE_BITS = RESULT["value"].width
 NIBBLE_BITS = 4
@@ -56,7 +56,8 @@ class Normaliser(wiring.Component):
 class ScalarRegisters(wiring.Component):
     """The registers, with one write and several read ports.
 
-    Registers ``NO_SCALAR`` and ``TEMPERATURE_SCALAR`` read as constants of a run, whatever is written to them.
+    Registers ``NO_SCALAR`` and ``TEMPERATURE_SCALAR`` read as constants of a run, ``HISTORY_SCALAR`` as one of a token
+    if there is a history, whatever is written to them.
 
     Latency: read data follow the address by one cycle; an address given two cycles after a result was taken sees it.
     One result per cycle: ``results[0]`` first, then ``results[1]`` and so on.
@@ -65,22 +66,25 @@ class ScalarRegisters(wiring.Component):
     ----------
     writers : result streams.
     readers : read ports.
+    has_history : whether there is ``HISTORY_SCALAR``.
 
     Members
     -------
     results : integers to normalise and store.
     read : read ports.
     temperature : what ``TEMPERATURE_SCALAR`` reads.
+    history : whether ``HISTORY_SCALAR`` reads one, else nothing; constant while it is read; only with ``has_history``.
 
     Raises
     ------
     ValueError: no writer or no reader.
     """
 
-    def __init__(self, *, writers: int, readers: int) -> None:
+    def __init__(self, *, writers: int, readers: int, has_history: bool = False) -> None:
         if writers < 1 or readers < 1:
             raise ValueError(f"writers and readers must be positive, got {writers} and {readers}")
-        super().__init__({
+        self._has_history = has_history
+        super().__init__(({"history": In(1)} if has_history else {}) | {
             "results": In(stream.Signature(RESULT)).array(writers),
             "read": In(read_port(SCALAR, ceil_log2(SCALARS))).array(readers),
             "temperature": In(SCALAR)})
@@ -112,5 +116,12 @@ class ScalarRegisters(wiring.Component):
             with m.If(port.enable):
                 m.d.sync += [
                     constant.eq(port.address == NO_SCALAR), temperature.eq(port.address == TEMPERATURE_SCALAR)]
-            m.d.comb += port.data.eq(Mux(constant, one, Mux(temperature, self.temperature, read.data)))
+            value = read.data
+            if self._has_history:
+                nothing = SCALAR.const({"mantissa": NOTHING.mantissa, "exponent": NOTHING.exponent})
+                history = Signal()
+                with m.If(port.enable):
+                    m.d.sync += history.eq(port.address == HISTORY_SCALAR)
+                value = Mux(history, Mux(self.history, one, nothing), value)
+            m.d.comb += port.data.eq(Mux(constant, one, Mux(temperature, self.temperature, value)))
         return m

@@ -36,6 +36,10 @@ class ScalarUnit(wiring.Component):
     ``results``, of which one is taken per cycle. A read whose address is given two cycles after a result was taken
     sees it: with ``busy`` low from the cycle between, that suits units which register their operation first.
 
+    Parameters
+    ----------
+    has_history : whether there is ``HISTORY_SCALAR``.
+
     Members
     -------
     op : operations.
@@ -43,23 +47,30 @@ class ScalarUnit(wiring.Component):
     results : integers that other units leave in registers; the first has precedence.
     read : read ports of other units.
     temperature : what register ``TEMPERATURE_SCALAR`` reads.
+    history : see `ScalarRegisters`; only with ``has_history``.
     """
 
-    op: In(stream.Signature(op_layout(Opcode.SCALAR)))
-    busy: Out(1)
-    results: In(stream.Signature(RESULT)).array(3)
-    read: In(read_port(SCALAR, 5)).array(2)
-    temperature: In(SCALAR)
+    def __init__(self, *, has_history: bool = False) -> None:
+        self._has_history = has_history
+        super().__init__({
+            "op": In(stream.Signature(op_layout(Opcode.SCALAR))),
+            "busy": Out(1),
+            "results": In(stream.Signature(RESULT)).array(3),
+            "read": In(read_port(SCALAR, 5)).array(2),
+            "temperature": In(SCALAR)} | ({"history": In(1)} if has_history else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.registers = registers = ScalarRegisters(writers=len(self.results) + 1, readers=len(self.read) + 2)
+        m.submodules.registers = registers = ScalarRegisters(
+            writers=len(self.results) + 1, readers=len(self.read) + 2, has_history=self._has_history)
         m.submodules.table = table = memory.Memory(shape=POINT, depth=2 * fixed.TABLE_ENTRIES, init=_table())
         for inner, outer in zip(registers.results[1:], self.results, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
         for inner, outer in zip(registers.read[2:], self.read, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
         m.d.comb += registers.temperature.eq(self.temperature)
+        if self._has_history:
+            m.d.comb += registers.history.eq(self.history)
         result, (a, b) = registers.results[0], (registers.read[0].data, registers.read[1].data)
         point = table.read_port()
 

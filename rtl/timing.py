@@ -80,7 +80,7 @@ def reduction_stages(lanes: int) -> int:
     return stages
 
 
-SILU_CYCLES = 3            # of the look-up before a lane's operands
+SILU_CYCLES = 3            # of the look-up before a lane's operands, for SILU and SIGMOID
 VECTOR_PIPELINE_CYCLES = 7  # address, data, operands, multiply, shift, add, saturate
 
 
@@ -102,7 +102,7 @@ def vector_cycles(config: Config, op: Op) -> int:
             finish = 2 * beats + 1
         case VectorFn.PRODUCT:
             start, finish = 3, 2 * beats + 1
-        case VectorFn.SILU:
+        case VectorFn.SILU | VectorFn.SIGMOID:
             finish = beats - 1 + SILU_CYCLES
     return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
 

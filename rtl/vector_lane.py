@@ -9,7 +9,7 @@ from rtl.config import ELEMENT_BITS
 from rtl.isa import SCALE_SHIFT_STEP, SQUARE_SHIFT
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS
 from rtl.multiplier import Multiplier
-from rtl.silu_curve import SHIFT, SLOPE_BITS
+from rtl.silu_curve import SHIFT, slope_bits
 from sim.fixed import ROTARY_FRACTION
 
 PRODUCT_BITS = 2 * ELEMENT_BITS
@@ -44,7 +44,7 @@ class Addend(enum.Enum, shape=2):
     ZERO = 0
     HELD = 1        # first operand of the slot after
     TOTAL = 2       # sum of the slot before
-    REST = 3        # rest of SILU
+    REST = 3        # rest of SILU and SIGMOID
 
 
 OPERAND_CONTROL = data.StructLayout({"x": X, "y": Y})
@@ -63,6 +63,7 @@ class VectorLane(wiring.Component):
     embed_bits : width of an embedding code after subtraction of its offset, signed.
     primitives : see `Multiplier`.
     has_silu : whether there are the operands of SILU.
+    has_sigmoid : whether these can be those of SIGMOID as well.
 
     Members
     -------
@@ -80,12 +81,13 @@ class VectorLane(wiring.Component):
     ValueError: ``embed_bits`` exceeds an element, or unknown primitives.
     """
 
-    def __init__(self, *, embed_bits: int, primitives: str, has_silu: bool = False) -> None:
+    def __init__(self, *, embed_bits: int, primitives: str, has_silu: bool = False, has_sigmoid: bool = False) -> None:
         if not 1 < embed_bits <= ELEMENT_BITS:
             raise ValueError(f"embed_bits must be 2..{ELEMENT_BITS}, got {embed_bits}")
         check_primitives(primitives)
         self._primitives, self._has_silu = primitives, has_silu
-        silu = {"silu": In(1), "slope": In(signed(SLOPE_BITS)), "fraction": In(SHIFT), "rest": In(signed(ELEMENT_BITS))}
+        silu = {"silu": In(1), "slope": In(signed(slope_bits(has_sigmoid))), "fraction": In(SHIFT),
+                "rest": In(signed(ELEMENT_BITS))}
         super().__init__((silu if has_silu else {}) | {
             "own": In(signed(ELEMENT_BITS)),
             "partner": In(signed(ELEMENT_BITS)),

@@ -25,21 +25,22 @@ from rtl.vector_lane import (
 from rtl.vector_slots import SLOT
 
 COPY_LANES = 5             # lanes that share one copy of what steers them
-CURVE_LANES = 2            # lanes that share a table of SiLU
+CURVE_LANES = 2            # lanes that share a table of curves
 MODE = data.StructLayout({"fn": VectorFn, "embed": 1, "narrow": 1, "stored": 1})
 
 
 class VectorLanes(wiring.Component):
     """The lanes, with the selection of their operands, shifts and addends for each slot.
 
-    Latency: results 7 cycles after a slot's read (10 for SILU); squares 4 cycles after it. A slot per cycle.
+    Latency: results 7 cycles after a slot's read, 10 for SILU and SIGMOID; squares 4 cycles after it. A slot per
+    cycle.
 
     Parameters
     ----------
     lanes : elements per beat.
     head_dim : elements per head.
     embed_planes : trit planes of the embedding.
-    has_products, has_silu : whether there is PRODUCT, SILU.
+    has_products, has_silu, has_sigmoid : whether there is PRODUCT, SILU, SIGMOID; the last needs SILU.
     primitives : see `Multiplier`.
 
     Members
@@ -60,7 +61,7 @@ class VectorLanes(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, head_dim: int, embed_planes: int, has_products: bool, has_silu: bool,
-                 primitives: str) -> None:
+                 has_sigmoid: bool, primitives: str) -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
@@ -68,7 +69,8 @@ class VectorLanes(wiring.Component):
         self._lanes, self._head_dim, self._segments = lanes, head_dim, lanes // head_dim
         self._embed_offset = (3**embed_planes - 1) // 2
         self._embed_bits = (3**embed_planes - 1).bit_length()
-        self._has_products, self._has_silu, self._primitives = has_products, has_silu, primitives
+        self._has_products, self._has_silu, self._has_sigmoid = has_products, has_silu, has_sigmoid
+        self._primitives = primitives
         super().__init__({
             "mode": In(MODE),
             "slot": In(SLOT),
@@ -93,12 +95,14 @@ class VectorLanes(wiring.Component):
         e_slot, d_slot, x_slot, m_slot, s_slot, t_slot, o_slot = (
             Signal(SLOT, name=f"{stage}_slot") for stage in "edxmsto")
         is_fn = {fn: (self.mode.fn == fn) & ~self.mode.embed for fn in VectorFn}
-        before_d = e_slot
+        before_d, curved = e_slot, is_fn[VectorFn.SILU]
+        if self._has_sigmoid:
+            curved = curved | is_fn[VectorFn.SIGMOID]
         if self._has_silu:
             c_slots = [Signal(SLOT, name=f"c_slot{cycle}") for cycle in range(SILU_CYCLES)]
             m.d.sync += [later.eq(slot) for slot, later in zip([e_slot, *c_slots], c_slots, strict=False)]
             before_d = Signal(SLOT)
-            m.d.comb += before_d.eq(Mux(is_fn[VectorFn.SILU], c_slots[-1], e_slot))
+            m.d.comb += before_d.eq(Mux(curved, c_slots[-1], e_slot))
         m.d.sync += [
             e_slot.eq(self.slot), d_slot.eq(before_d), x_slot.eq(d_slot), m_slot.eq(x_slot),
             # SQUARE passes its operand, which is held beside its product and needs no shift.
@@ -115,24 +119,25 @@ class VectorLanes(wiring.Component):
         self._steer_operands(m, operand, e_slot.second, is_fn)
         factor, steps = Signal.like(self.factor, reset_less=True), Signal.like(self.steps, reset_less=True)
         m.d.sync += [factor.eq(self.factor), steps.eq(self.steps)]   # beside the data on their way
-        shifts = self._steer_shifts(m, x_slot.second, steps, is_fn)
+        shifts = self._steer_shifts(m, x_slot.second, steps, is_fn, curved)
         addend = Mux(is_fn[VectorFn.ROTATE] & m_slot.second, Addend.TOTAL, Addend.ZERO)
         held = is_fn[VectorFn.SQUARE] | is_fn[VectorFn.ADD]
         m.d.comb += [output.addend.eq(Mux(held, Addend.HELD, addend)), output.narrow.eq(self.mode.narrow)]
         if self._has_silu:
-            with m.If(is_fn[VectorFn.SILU]):
+            with m.If(curved):
                 m.d.comb += output.addend.eq(Addend.REST)
 
         rotation = self._rotation(m, e_slot.second)
         for lane in range(self._lanes):
             segment, element = divmod(lane, self._head_dim)
             if element % COPY_LANES == 0:
-                silu = is_fn[VectorFn.SILU] if self._has_silu else Cat()
+                silu = curved if self._has_silu else Cat()
                 steer = Cat(operand, shifts[segment], output, silu, t_slot.finish & self.mode.stored)
                 m.submodules[f"steer{lane}"] = copy = RegisterCopy(width=len(steer), primitives=self._primitives)
                 m.d.comb += copy.i.eq(steer)
             m.submodules[f"lane{lane}"] = unit = VectorLane(
-                embed_bits=self._embed_bits + 1, primitives=self._primitives, has_silu=self._has_silu)
+                embed_bits=self._embed_bits + 1, primitives=self._primitives, has_silu=self._has_silu,
+                has_sigmoid=self._has_sigmoid)
             code = Signal(self._embed_bits, name=f"code{lane}", reset_less=True)
             m.d.sync += code.eq(self.embedding[lane])
             m.d.comb += [
@@ -145,7 +150,9 @@ class VectorLanes(wiring.Component):
             ]
             if self._has_silu:
                 if lane % CURVE_LANES == 0:
-                    m.submodules[f"curve{lane}"] = curve = SiluCurve(lanes=CURVE_LANES)
+                    m.submodules[f"curve{lane}"] = curve = SiluCurve(lanes=CURVE_LANES, has_sigmoid=self._has_sigmoid)
+                    if self._has_sigmoid:
+                        m.d.comb += curve.sigmoid.eq(is_fn[VectorFn.SIGMOID])
                 m.d.comb += [curve.i[lane % CURVE_LANES].eq(self.own[lane]),
                              *(getattr(unit, name).eq(getattr(curve, name)[lane % CURVE_LANES])
                                for name in ("slope", "fraction", "rest"))]
@@ -166,8 +173,8 @@ class VectorLanes(wiring.Component):
             with m.If(is_fn[VectorFn.PRODUCT] & second):
                 m.d.comb += [operand.x.eq(X.SHIFTED), operand.y.eq(Y.OWN)]
 
-    def _steer_shifts(self, m: Module, second: Signal, all_steps: data.View,
-                      is_fn: dict[VectorFn, Signal]) -> list[Signal]:
+    def _steer_shifts(self, m: Module, second: Signal, all_steps: data.View, is_fn: dict[VectorFn, Signal],
+                      curved: Signal) -> list[Signal]:
         """Shift control of each segment, a cycle ahead of the lanes."""
         shifts = []
         for segment in range(self._segments):
@@ -184,7 +191,7 @@ class VectorLanes(wiring.Component):
             with m.If(is_fn[VectorFn.GATE]):
                 m.d.comb += shift.steps.eq(Mux(second, self.gate_steps[1], self.gate_steps[0]))
             if self._has_silu:
-                with m.If(is_fn[VectorFn.SILU]):
+                with m.If(curved):
                     m.d.comb += shift.steps.eq(SHIFT // SCALE_SHIFT_STEP)
             if self._has_products:
                 with m.If(is_fn[VectorFn.PRODUCT] & second):

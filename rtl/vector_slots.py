@@ -12,17 +12,17 @@ SLOT = data.StructLayout({"valid": 1, "second": 1, "finish": 1, "last": 1})
 class VectorSlots(wiring.Component):
     """Walks the beats of an operation, one read of vector memory per slot.
 
-    SCALE, SQUARE, SILU and the embedding take a slot per beat. The others take two: first ``a``, then ``b`` (ADD),
-    ``a`` again (ROTATE), or the ``b`` of the beat before (GATE and PRODUCT, whose first factor is ready three slots
-    after its ``a``).
+    SCALE, SQUARE, SILU, SIGMOID and the embedding take a slot per beat. The others take two: first ``a``, then ``b``
+    (ADD), ``a`` again (ROTATE), or the ``b`` of the beat before (GATE and PRODUCT, whose first factor is ready three
+    slots after its ``a``).
 
-    Latency: SQUARE, SILU, ROTATE and GATE start in the cycle after ``start``, which do not need a factor at once; the
-    others in the cycle after ``first``. Segmented operations take a slot when ``beat`` is high.
+    Latency: SQUARE, SILU, SIGMOID, ROTATE and GATE start in the cycle after ``start``, which do not need a factor at
+    once; the others in the cycle after ``first``. Segmented operations take a slot when ``beat`` is high.
 
     Parameters
     ----------
     address_bits : width of addresses.
-    has_products, has_silu : whether there is PRODUCT, SILU.
+    has_products, has_silu, has_sigmoid : whether there is PRODUCT, SILU, SIGMOID.
 
     Members
     -------
@@ -37,10 +37,11 @@ class VectorSlots(wiring.Component):
     ValueError: ``address_bits`` narrower than a field of an operation.
     """
 
-    def __init__(self, *, address_bits: int, has_products: bool, has_silu: bool) -> None:
+    def __init__(self, *, address_bits: int, has_products: bool, has_silu: bool, has_sigmoid: bool) -> None:
         if address_bits < 8:
             raise ValueError(f"address_bits must be at least 8, got {address_bits}")
-        self._address_bits, self._has_products, self._has_silu = address_bits, has_products, has_silu
+        self._address_bits, self._has_products = address_bits, has_products
+        self._has_silu, self._has_sigmoid = has_silu, has_sigmoid
         super().__init__({
             "start": In(1), "fn": In(3), "embed": In(1), "segmented": In(1),
             "src": In(address_bits), "src2": In(8), "beats": In(7),
@@ -81,6 +82,8 @@ class VectorSlots(wiring.Component):
             early = is_fn(VectorFn.SQUARE) | is_fn(VectorFn.ROTATE) | is_fn(VectorFn.GATE)
             if self._has_silu:
                 early |= is_fn(VectorFn.SILU)
+            if self._has_sigmoid:
+                early |= is_fn(VectorFn.SIGMOID)
             late_b = is_fn(VectorFn.GATE)
             if self._has_products:
                 late_b |= is_fn(VectorFn.PRODUCT)

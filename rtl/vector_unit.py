@@ -45,7 +45,7 @@ class VectorUnit(wiring.Component):
     activation_depth : beats of the activation buffer.
     vocab, embed_beats, embed_planes : shape of the embedding memory.
     gain_rows : its rows after the vocabulary; without them EMBED reads the row of the token only.
-    has_products, has_silu : whether there is PRODUCT, SILU.
+    has_products, has_silu, has_sigmoid : whether there is PRODUCT, SILU, SIGMOID.
     primitives : see `Multiplier`.
 
     Members
@@ -66,14 +66,15 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
                  embed_beats: int, embed_planes: int, gain_rows: int = 0, has_products: bool = False,
-                 has_silu: bool = False, primitives: str = "portable") -> None:
+                 has_silu: bool = False, has_sigmoid: bool = False, primitives: str = "portable") -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
             raise ValueError(f"head_dim {head_dim} must be even")
         self._lanes, self._head_dim = lanes, head_dim
         self._embed_beats, self._embed_planes, self._primitives = embed_beats, embed_planes, primitives
-        self._gain_rows, self._has_products, self._has_silu = gain_rows, has_products, has_silu
+        self._gain_rows, self._has_products = gain_rows, has_products
+        self._has_silu, self._has_sigmoid = has_silu, has_sigmoid
         rows = vocab + gain_rows
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
@@ -96,10 +97,11 @@ class VectorUnit(wiring.Component):
         m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
         m.submodules.slots = slots = VectorSlots(
             address_bits=max(8, len(self.embedding.address)), has_products=self._has_products,
-            has_silu=self._has_silu)
+            has_silu=self._has_silu, has_sigmoid=self._has_sigmoid)
         m.submodules.lanes = lanes = VectorLanes(
             lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes,
-            has_products=self._has_products, has_silu=self._has_silu, primitives=self._primitives)
+            has_products=self._has_products, has_silu=self._has_silu, has_sigmoid=self._has_sigmoid,
+            primitives=self._primitives)
         start = Signal()
         taken, operation = Signal(OPERATION), Signal(OPERATION)
         self._accept(m, start, taken, operation)

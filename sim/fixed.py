@@ -26,6 +26,7 @@ ROTARY_FRACTION = 14
 SILU_ENTRIES = 256
 SILU_FRACTION = 11         # fraction bits of SiLU's operand and result
 SILU_STEP_BITS = 7         # operand bits below the table index
+SIGMOID_ONE = 65535        # what 1 is in results of SIGMOID, 16 bits: a product with them loses no bit of its factor
 GUMBEL_ENTRIES = 1024
 GUMBEL_FRACTION = 8        # fraction bits of Gumbel noise and of scaled logits
 
@@ -86,6 +87,7 @@ class Scalar:
 
 
 ONE = Scalar(HALF, 1 - MANTISSA_BITS)
+NOTHING = Scalar(HALF, -128)    # lanes multiply by zero
 
 
 def normalise(value: int) -> Scalar:
@@ -122,6 +124,8 @@ EXP_BASE, EXP_DROP = _linear_table(EXP_ONE * 2.0 ** (-np.arange(EXP_ENTRIES + 1)
 # relu(z) - silu(z) = |z| / (1 + exp(|z|)), the same for both signs, for |z| up to 16; base 10 bits, drop 7 bits signed
 _MAGNITUDES = np.arange(SILU_ENTRIES + 1) / (1 << SILU_FRACTION - SILU_STEP_BITS)
 SILU_BASE, SILU_DROP = _linear_table(_MAGNITUDES / (1 + np.exp(_MAGNITUDES)) * (1 << SILU_FRACTION))
+# sigmoid(-|z|); base 16 bits, drop 11 bits
+SIGMOID_BASE, SIGMOID_DROP = _linear_table(SIGMOID_ONE / (1 + np.exp(_MAGNITUDES)))
 
 
 def _interpolate(base: int, drop: int, fraction: int, fraction_bits: int) -> int:
@@ -187,10 +191,23 @@ def silu(z):
     Negative operands look up their one's complement, which is one less than their magnitude.
     """
     z = np.asarray(z, np.int64)
-    magnitude = np.where(z < 0, ~z, z)
-    index = np.minimum(magnitude >> SILU_STEP_BITS, SILU_ENTRIES - 1)
-    fraction = magnitude & (1 << SILU_STEP_BITS) - 1
+    index, fraction = _curve_point(z)
     return np.maximum(z, 0) - SILU_BASE[index] + shift_round(SILU_DROP[index] * fraction, SILU_STEP_BITS)
+
+
+def sigmoid_less_one(z):
+    """``(sigmoid(z) - 1) * SIGMOID_ONE`` of elements with ``SILU_FRACTION`` fraction bits, interpolated as `silu`."""
+    z = np.asarray(z, np.int64)
+    index, fraction = _curve_point(z)
+    base, drop = SIGMOID_BASE[index], SIGMOID_DROP[index]
+    rest = np.where(z < 0, base - SIGMOID_ONE, -base)
+    return rest + shift_round(np.where(z < 0, -drop, drop) * fraction, SILU_STEP_BITS)
+
+
+def _curve_point(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Table index of an operand's magnitude, and its bits below the index."""
+    magnitude = np.where(z < 0, ~z, z)
+    return np.minimum(magnitude >> SILU_STEP_BITS, SILU_ENTRIES - 1), magnitude & (1 << SILU_STEP_BITS) - 1
 
 
 def exp2_negative(distance):

@@ -10,7 +10,18 @@ import numpy as np
 
 from host.image import Image
 from rtl.config import ELEMENT_BITS, SCORE_BITS, SCORE_FRACTION, Config
-from rtl.isa import NO_SCALAR, SCALARS, SQUARE_SHIFT, TEMPERATURE_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
+from rtl.isa import (
+    HISTORY_SCALAR,
+    NO_SCALAR,
+    SCALARS,
+    SQUARE_SHIFT,
+    TEMPERATURE_SCALAR,
+    Op,
+    Opcode,
+    ScalarFn,
+    Target,
+    VectorFn,
+)
 from sim import fixed
 from sim.fixed import Scalar
 
@@ -156,6 +167,8 @@ class Golden:
         if not 0 <= position < self.config.context:
             raise IndexError(f"position {position} is outside the context of {self.config.context}")
         self.token, self.position = token, position
+        if self.config.has_recurrence:
+            self.scalars[HISTORY_SCALAR] = fixed.ONE if position else fixed.NOTHING
         for index, op in enumerate(self.program):
             yield index, op, self._execute(index, op)
             if op.opcode == Opcode.END:
@@ -224,6 +237,8 @@ class Golden:
                 out, self.scalars[op.rc] = product(a, b, self.scalars[op.rb])
             case VectorFn.SILU:
                 out = fixed.silu(a)
+            case VectorFn.SIGMOID:
+                out = fixed.sigmoid_less_one(a)
         return self._write(op, Target(op.target), out)
 
     def _write(self, op: Op, target: Target, out: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ class Machine:
                 if getattr(dut, f"{port}__valid").value and getattr(dut, f"{port}__ready").value:
                     word = int(getattr(dut, f"{port}__payload").value)
                     normal, exponent = fixed.normalise(word >> 5 & (1 << 36) - 1), int(unpack(word >> 41, 9, 1)[0])
-                    self.model.scalars[word & 31] = fixed.Scalar(normal.mantissa, normal.exponent + exponent)
+                    if word & 31 not in self.model.constants:
+                        self.model.scalars[word & 31] = fixed.Scalar(normal.mantissa, normal.exponent + exponent)
             for port in ("activation", "query"):
                 if getattr(dut, f"{port}__enable").value:
                     values = unpack(int(getattr(dut, f"{port}__data").value), 8, lanes)
@@ -97,6 +98,7 @@ class Machine:
         cosine, sine = self.model.factors
         dut.rotary.value = pack([v for pair in zip(cosine, sine, strict=True) for v in pair], 16)
         dut.token.value = self.model.token
+        dut.history.value = int(self.model.position > 0)
         dut.temperature.value = scalar_word(self.model.temperature)
         engine = StreamDriver(dut, "engine")
         for register in range(30):

@@ -89,3 +89,21 @@ def test_silu_is_within_two_units() -> None:
         expected = real / (1 + np.exp(-real)) * (1 << fixed.SILU_FRACTION)
     assert np.abs(fixed.silu(z) - expected).max() < 2
     assert fixed.SILU_BASE[-1] == fixed.SILU_DROP[-1] == 0      # what lies beyond the table is ReLU
+
+
+def test_sigmoid_is_within_its_table_s_error() -> None:
+    """A slope of the wrong sign, or negative operands looked up as positive ones."""
+    z = np.arange(-(1 << 17), 1 << 17)
+    real = z / (1 << fixed.SILU_FRACTION)
+    with np.errstate(over="ignore"):
+        expected = (1 / (1 + np.exp(-real)) - 1) * fixed.SIGMOID_ONE
+    found = fixed.sigmoid_less_one(z)
+    assert np.abs(found - expected).max() < 11
+    assert found.min() == -fixed.SIGMOID_ONE and found.max() == 0
+    positive = real >= 0
+    assert np.abs(found - expected)[positive].max() < 4
+
+
+def test_nothing_leaves_nothing() -> None:
+    """A lane factor of a scalar far below all others that is not zero."""
+    assert fixed.lane_scale(np.array([-(1 << 17), (1 << 17) - 1]), fixed.NOTHING).tolist() == [0, 0]

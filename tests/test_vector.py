@@ -34,7 +34,9 @@ NARROW = replace(TINY, name="narrow", lanes=12, rows=4, head_dim=12, vector_dept
 UNEVEN = replace(TINY, name="uneven", lanes=12, head_dim=4, sampler_lanes=2)
 # Gains of norms, and with them products; SiLU.
 GAINED = replace(TINY, name="gained", gain_rows=8, has_silu=True)
-CONFIGS = {"tiny": TINY, "narrow": NARROW, "uneven": UNEVEN, "gained": GAINED}
+# What recurrences need besides.
+RECURRENT = replace(GAINED, name="recurrent", has_recurrence=True)
+CONFIGS = {"tiny": TINY, "narrow": NARROW, "uneven": UNEVEN, "gained": GAINED, "recurrent": RECURRENT}
 
 
 class VectorBench(wiring.Component):
@@ -56,6 +58,7 @@ class VectorBench(wiring.Component):
             "look": In(read_port(elements(lanes), ceil_log2(depth))),
             "scalar": In(read_port(SCALAR, 5)),
             "temperature": In(SCALAR),
+            "history": In(1),
             "embedding": Out(read_port(codes, ceil_log2(config.embed_rows * config.embed_beats))),
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, config.head_dim // 2)),
@@ -70,8 +73,10 @@ class VectorBench(wiring.Component):
         m.submodules.unit = unit = VectorUnit(
             lanes=c.lanes, head_dim=c.head_dim, vector_depth=c.vector_depth,
             activation_depth=c.activation_depth, vocab=c.vocab, embed_beats=c.embed_beats, embed_planes=c.embed_planes,
-            gain_rows=c.gain_rows, has_products=c.has_products, has_silu=c.has_silu)
-        m.submodules.scalars = scalars = ScalarUnit()
+            gain_rows=c.gain_rows, has_products=c.has_products, has_silu=c.has_silu, has_sigmoid=c.has_recurrence)
+        m.submodules.scalars = scalars = ScalarUnit(has_history=c.has_recurrence)
+        if c.has_recurrence:
+            m.d.comb += scalars.history.eq(self.history)
         idle = Signal()
         m.d.comb += [idle.eq(~(unit.busy | scalars.busy)), self.busy[0].eq(unit.busy), self.busy[1].eq(scalars.busy)]
         for port, op in ((self.vector_op, unit.op), (self.embed_op, unit.embed), (self.scalar_op, scalars.op)):
@@ -93,7 +98,8 @@ class VectorBench(wiring.Component):
 
 @pytest.mark.parametrize(("name", "pattern", "seeds"), [
     ("tiny", "none", 10), ("tiny", "random", 5), ("tiny", "worst", 5), ("narrow", "none", 5), ("narrow", "worst", 5),
-    ("gained", "none", 10), ("gained", "random", 5)])
+    ("gained", "none", 10), ("gained", "random", 5), ("recurrent", "none", 10), ("recurrent", "random", 5),
+    ("recurrent", "worst", 5)])
 def test_random_operations_match_the_golden_model(name: str, pattern: str, seeds: int) -> None:
     """Every function and target, back to back; catches wrong rounding, saturation, hazards and cycle counts."""
     run_bench(VectorBench(CONFIGS[name]), module="tests.cocotb_vector", name=f"vector_{name}",

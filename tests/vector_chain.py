@@ -2,16 +2,17 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 
 from rtl.config import Config
-from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
+from rtl.isa import HISTORY_SCALAR, NO_SCALAR, Op, Opcode, ScalarFn, Target, VectorFn
 from sim import fixed
 from sim.golden import Golden
 
-PEAK, SUM, BLOCK, UP_PEAK = 26, 27, 28, 29     # registers of values whose ranges operations rely on
+UP_PEAK, PEAK, SUM, BLOCK = range(25, 29)      # registers of values whose ranges operations rely on
 FREE = range(20)
 
 
@@ -31,9 +32,17 @@ class Model(Golden):
         self.codes = codes
         self.factors = tuple(np.rint(f(angles) * (1 << fixed.ROTARY_FRACTION)).astype(int) for f in (np.cos, np.sin))
         self.token, self.position = rng.randrange(config.vocab), 3
+        if config.has_recurrence:
+            self.position = rng.choice((0, 3))
+            self.scalars[HISTORY_SCALAR] = fixed.ONE if self.position else fixed.NOTHING
         self.temperature = self.scalars[30] = self.random_scalar()
         for beat in self.vector:
             beat[:] = self.random_beat()
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """Registers that read the same whatever is written to them, besides those of every configuration."""
+        return (HISTORY_SCALAR,) if self.config.has_recurrence else ()
 
     def random_scalar(self) -> fixed.Scalar:
         """Any mantissa, and an exponent that lanes can use, or hardly."""
@@ -64,6 +73,8 @@ class Chain:
             kinds += [self._product, self._product]
         if self.model.config.has_silu:
             kinds += [self._silu]
+        if self.model.config.has_recurrence:
+            kinds += [self._sigmoid]
         while True:
             group = self.rng.choice(kinds)()
             state = (self.model.vector.copy(), list(self.model.scalars))
@@ -95,7 +106,7 @@ class Chain:
         return Op(Opcode.VECTOR, fields={"fn": fn, "target": target, **random_fields, **fields})
 
     def _register(self) -> int:
-        return self.rng.choice((*FREE, 30, NO_SCALAR))
+        return self.rng.choice((*FREE, *self.model.constants, 30, NO_SCALAR))
 
     def _vector(self) -> list[Op]:
         fn = self.rng.choice((VectorFn.SCALE, VectorFn.SCALE, VectorFn.ADD, VectorFn.SQUARE, VectorFn.ROTATE))
@@ -125,6 +136,9 @@ class Chain:
     def _silu(self) -> list[Op]:
         target = self.rng.choice((Target.VECTOR, Target.ACTIVATION, Target.NONE))
         return [self._op(VectorFn.SILU, target, beats=self.rng.randrange(1, 7))]
+
+    def _sigmoid(self) -> list[Op]:
+        return [replace(op, fields=op.fields | {"fn": VectorFn.SIGMOID}) for op in self._silu()]
 
     def _block(self) -> list[Op]:
         """A block-scaled write, with the peak and the block scale before it."""
