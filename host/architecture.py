@@ -12,7 +12,10 @@ OWN_ARCHITECTURE = "TritloomForCausalLM"
 # Whose floats, unless they are ternary already, stand for themselves and may be quantised after training.
 ORDINARY = ("LlamaForCausalLM", "llama", "llama2.c")
 # Decoders of the Llama shape whose projections may be ternary. BitNet 2B4T, its predecessor by 1bitLLM, TriLM.
-HUGGING_FACE = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
+LLAMA_SHAPED = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "LlamaForCausalLM")
+# The MatMul-free language model (arXiv 2406.02528).
+HGRN_ARCHITECTURE = "HGRNBitForCausalLM"
+HUGGING_FACE = (*LLAMA_SHAPED, HGRN_ARCHITECTURE)
 # GGUF does not store the activation function; it follows from the architecture.
 ACTIVATIONS = ("relu2", "silu")
 GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
@@ -31,9 +34,14 @@ GGUF_KEYS = {
     "vocab": "vocab_size", "context": "context_length", "norm_epsilon": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
+HGRN_ACTIVATIONS = ("swish", "silu")     # two names of one function
+HGRN_SWITCHES = ("use_cache", "use_lower_bound")
+HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be left out
+MAX_RATIO = 64
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-OPTIONAL = ("activation", "embed_planes", "head_planes", "residual_fraction", *REALS)
+NAMES = ("activation", "mixer")
+OPTIONAL = (*NAMES, "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Architecture:
     linear_class : which convention the scales of packed weights follow, or None.
     is_master : whether floating-point projections are master weights, to be quantised by the absmean rule.
     rotate_half : whether a rotary pair is an element and the one half a head further on, else two neighbours.
+    lower_bounds : whether forget gates have them.
     objections : one line per setting that the program generator cannot run, naming its key.
     """
 
@@ -58,6 +67,7 @@ class Architecture:
     is_master: bool
     rotate_half: bool
     objections: tuple[str, ...]
+    lower_bounds: bool = False
 
     @property
     def is_ordinary(self) -> bool:
@@ -75,6 +85,8 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     named = config.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or named[0] not in HUGGING_FACE:
         raise ValueError(f"architectures is {_show(named)}; supported: {', '.join(HUGGING_FACE)}")
+    if named[0] == HGRN_ARCHITECTURE:
+        return _from_hgrn_config(config)
     name, own = named[0], named[0] == OWN_ARCHITECTURE
     rope = config.get("rope_parameters")
     nested = {"rope_theta": rope["rope_theta"]} if isinstance(rope, dict) and "rope_theta" in rope else {}
@@ -105,6 +117,37 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     return Architecture(
         name, _shape(values, HUGGING_FACE_KEYS), tied,
         linear_class if isinstance(linear_class, str) else None, is_master, interleaved is not True, tuple(objections))
+
+
+def _from_hgrn_config(config: Mapping[str, object]) -> Architecture:
+    """The architecture in the config.json of a MatMul-free language model."""
+    values = {field: config.get(key) for field, key in HUGGING_FACE_KEYS.items()}
+    values |= {"heads": 1, "kv_heads": 1, "head_dim": values["hidden"], "head_planes": 1, "mixer": "hgrn",
+               "activation": "silu"}
+    if values["feed_forward"] is None:
+        values["feed_forward"] = _hgrn_feed_forward(values["hidden"], config.get("hidden_ratio"))
+    supported = {"hidden_act": HGRN_ACTIVATIONS, "attn_mode": ("fused_recurrent",), "expand_ratio": (1,),
+                 "tie_word_embeddings": (False,), "quantization_config": (None,)}
+    objections = [f"{key} is {_show(config[key])} (supported: {', '.join(map(repr, allowed))})"
+                  for key, allowed in supported.items() if key in config and config[key] not in allowed]
+    # Variants switch on what the published model has not: convolutions, experts, rotary embeddings.
+    objections += [f"{_show(key)} is {_show(value)} (supported: False)" for key, value in config.items()
+                   if key.startswith("use_") and key not in HGRN_SWITCHES and value]
+    bounds = config.get("use_lower_bound", True)
+    if type(bounds) is not bool:
+        objections.append(f"use_lower_bound is {_show(bounds)} (supported: True, False)")
+    return Architecture(HGRN_ARCHITECTURE, _shape(values, HUGGING_FACE_KEYS), False, None, True, False,
+                        tuple(objections), bool(bounds))
+
+
+def _hgrn_feed_forward(hidden: object, ratio: object) -> object:
+    """Two thirds of ``ratio`` times the hidden size, rounded up to a multiple of 256; what is no size stays so."""
+    ratio = HGRN_RATIO if ratio is None else ratio
+    if type(ratio) not in (int, float) or not 0 < ratio <= MAX_RATIO:
+        raise ValueError(f"hidden_ratio must be a number above 0 and at most {MAX_RATIO}, got {_show(ratio)}")
+    if type(hidden) is not int or not 0 < hidden <= MAX_DIMENSION:
+        return hidden
+    return -(-int(hidden * ratio * 2 / 3) // HGRN_MULTIPLE) * HGRN_MULTIPLE
 
 
 def from_metadata(metadata: Mapping[str, object], vocab: int, *, tied: bool) -> Architecture:
@@ -147,7 +190,7 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         if field not in values:
             raise ValueError(f"{keys[field]} is missing")
     for field, value in values.items():
-        if field == "activation":
+        if field in NAMES:
             continue
         if field in REALS:
             if type(value) not in (int, float) or not 0 < value < 1e12:
@@ -166,7 +209,7 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         raise ValueError(f"{keys['head_dim']} is missing and {keys['hidden']} {values['hidden']} is not a multiple of "
                          f"{keys['heads']} {values['heads']}")
     values.setdefault("head_dim", values["hidden"] // values["heads"])
-    if values["head_dim"] % 2:
+    if values["head_dim"] % 2 and values.get("mixer") != "hgrn":
         raise ValueError(f"{keys['head_dim']} {values['head_dim']} is odd; rotary pairs need an even number")
     wanted = {*REQUIRED, "kv_heads", "head_dim", *OPTIONAL}
     return Shape(**{field: value for field, value in values.items() if field in wanted})

@@ -7,8 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a Llama-shaped ternary model (grouped-query attention, gated feed-forward).
+    """Dimensions of a ternary model with a gated feed-forward in each layer.
 
+    ``mixer`` is what precedes it: ``attention``, grouped-query attention as in Llama, or ``hgrn``, the recurrence of
+    the MatMul-free language model, which has one head of all elements.
     ``activation`` is that of the gate: ``relu2``, the square of ReLU, or ``silu``.
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
@@ -30,6 +32,7 @@ class Shape:
     residual_fraction: int = 12
     sub_norms: tuple[str, ...] = ()
     activation: str = "relu2"
+    mixer: str = "attention"
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ class Checkpoint:
     ----------
     name : for messages and the manifest.
     shape : its dimensions.
-    tensors : ``embed`` and ``head`` [vocab, hidden], and per layer ``{i}.q`` ... ``{i}.down``, all int8.
+    tensors : ``embed`` and ``head`` [vocab, hidden], and per layer the projections of `layer_shapes`, all int8.
     tokenizer : bytes of a llama2.c tokenizer, or empty.
     gains : of norms, float32, where they are not all 1; by what reads the norm: ``{i}.qkv``, ``{i}.gate``, ``head``,
-        and of sub-norms ``{i}.o``, ``{i}.down``.
+        and of sub-norms ``{i}.o``, ``{i}.down``. With a recurrence each projection reads a norm of its own (``{i}.i``,
+        ``{i}.f``, ``{i}.g``), most of them behind another: ``{i}.mixer``, ``{i}.feed``, ``final``. ``{i}.gated`` is the
+        norm of the output gate, ``{i}.forget`` 1 less the lower bounds of the forget gate.
     """
 
     name: str
@@ -82,11 +87,14 @@ class Checkpoint:
 def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
     """Rows and columns of each projection of a layer."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "q": (queries, shape.hidden), "k": (keys, shape.hidden), "v": (keys, shape.hidden),
-        "o": (shape.hidden, queries), "gate": (shape.feed_forward, shape.hidden),
-        "up": (shape.feed_forward, shape.hidden), "down": (shape.hidden, shape.feed_forward),
-    }
+    if shape.mixer == "hgrn":
+        mixer = {part: (shape.hidden, shape.hidden) for part in "ifgo"}
+    else:
+        mixer = {"q": (queries, shape.hidden), "k": (keys, shape.hidden), "v": (keys, shape.hidden),
+                 "o": (shape.hidden, queries)}
+    return mixer | {
+        "gate": (shape.feed_forward, shape.hidden), "up": (shape.feed_forward, shape.hidden),
+        "down": (shape.hidden, shape.feed_forward)}
 
 
 def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"",

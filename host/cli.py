@@ -46,7 +46,7 @@ notes = Console(stderr=True)
 Model = Annotated[Path | None, typer.Option("--model", show_default="the configuration's own",
                                             help="Model directory, or an image file.")]
 Config = Annotated[str | None, typer.Option("--config", show_default="the smallest for the model, or resident",
-                                            help="Configuration: nano, tiny, resident, stream, or llama.")]
+                                            help="Configuration: nano, tiny, resident, stream, llama, or hgrn.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
 

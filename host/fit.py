@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 from boards import BOARDS, Board
 from host.checkpoint import Shape, layer_shapes
@@ -143,14 +143,16 @@ def _misfits(shape: Shape, board: Board, config: Config) -> Iterator[bool]:
 
 
 def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
-    """Tiles of a projection or of the head, padded as the compiler pads it."""
+    """Tiles of a projection or of the head, padded as the compiler pads it; ``gate_up`` is cut in two."""
+    if part == "gate_up":
+        return matrix_tiles(shape, config, "gate") + matrix_tiles(shape, config, "up")
     if part == "head":
         rows, columns, planes = shape.vocab, shape.hidden, shape.head_planes
     else:
         (rows, columns), planes = layer_shapes(shape)[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
         rows = ceil(rows / beat) * beat
-    if shape.head_dim == config.head_dim:
+    if shape.mixer == "attention" and shape.head_dim == config.head_dim:
         # Query heads are laid out by words of the KV cache, so what KV heads leave unfilled is unfilled here, too.
         queries = ceil(shape.kv_heads / config.word_heads) * (shape.heads // shape.kv_heads) * config.word_lanes
         rows, columns = (queries if part == "q" else rows), (queries if part == "o" else columns)
@@ -179,11 +181,14 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     yield Limit("embedding memory", shape.vocab * hidden * row_bits // 8,
                 config.vocab * config.embed_beats * lanes * config.embed_bits // 8)
     kv_bytes = 2 * config.context           # keys and values, one byte per element
-    kv_elements = ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
+    is_hgrn = shape.mixer == "hgrn"
+    kv_elements = 0 if is_hgrn else ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
     yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * config.word_lanes * kv_bytes)
     queries = ceil(shape.heads * shape.head_dim / lanes)
-    scratch = max(2 * feed, 2 * queries + 2 * kv_elements // lanes) + hidden
-    beats = hidden + max(scratch, ceil(shape.vocab / lanes))
+    mixer = 3 * hidden if is_hgrn else 2 * queries + 2 * kv_elements // lanes
+    # Of x, and with a recurrence of the states and of what several norms read.
+    kept = (2 + shape.layers) * hidden if is_hgrn else hidden
+    beats = kept + max(max(2 * feed, mixer) + hidden, ceil(shape.vocab / lanes))
     yield Limit("vector memory", beats * lanes * ELEMENT_BITS // 8, config.vector_depth * lanes * ELEMENT_BITS // 8)
     yield Limit("activation memory", max(hidden, feed, queries) * lanes, config.activation_depth * lanes)
 
@@ -205,6 +210,6 @@ def _placed(model: ModelFiles, config: Config) -> Iterator[Placed]:
     if model.architecture.tied:
         entry = model.matrices["embed"]
         yield Placed(f"{entry.name} (as head)", entry.dtype, entry.shape, HEAD, head_bytes, head_bytes)
-    for entry in model.gains:
-        size = ceil(entry.shape[0] * ELEMENT_BITS / 8)
+    for entry in (*model.gains, *([model.bounds] if model.bounds else [])):
+        size = ceil(prod(entry.shape) * ELEMENT_BITS / 8)
         yield Placed(entry.name, entry.dtype, entry.shape, GAINS, size, size)

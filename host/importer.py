@@ -20,7 +20,10 @@ PLANES_DTYPE = "I8"
 TOKENIZER_FILE = "tokenizer.bin"
 MAX_TOKENIZER_BYTES = 1 << 24
 # Projections of a layer, in the order of the program, by the norm whose output they read.
-READERS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
+READERS = {
+    "attention": {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)},
+    "hgrn": {"i": ("i",), "f": ("f",), "g": ("g",), "o": ("o",), "gate": ("gate_up",), "down": ("down",)},
+}
 
 
 def load_checkpoint(path: str | Path, config: Config | None = None) -> Checkpoint:
@@ -71,13 +74,13 @@ class _Reader:
         self.model, self.inspector, self._budget = model, inspector, budget
         self._weight_planes = config.weight_planes if config else MOST_PLANES
         self._embed_planes = config.embed_planes if config else MOST_PLANES
-        self.gains = _gains(model)
+        self.gains = _gains(model) | _forget_gains(model)
 
     def read(self) -> tuple[dict[str, Tensor], Shape]:
         """All tensors, and the shape with their planes."""
         tensors = {"embed": self._embedding(), "head": self._head()}
         for layer in range(self.model.architecture.shape.layers):
-            for norm, parts in READERS.items():
+            for norm, parts in READERS[self.model.architecture.shape.mixer].items():
                 tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)
@@ -94,6 +97,8 @@ class _Reader:
     def _head(self) -> Tensor:
         key = "embed" if self.model.architecture.tied else "head"
         entry, shape = self.model.matrices[key], self.model.architecture.shape
+        if key in self.model.projections:
+            return self._projections("head", ["head"])["head"]
         if entry.dtype == PLANES_DTYPE:
             return _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)
         weights = _scaled(decode_floats(self.model, key), self.gains.pop("head", None))
@@ -118,7 +123,13 @@ class _Reader:
             if self.model.architecture.rotate_half and key.endswith((".q", ".k")):
                 rows = interleave_pairs(tensor.integers, self.model.architecture.shape.head_dim)
                 tensor = replace(tensor, integers=rows)
-            tensors[key] = tensor
+            if key.endswith(".gate_up"):
+                halves = np.split(tensor.integers, 2)
+                layer = key.removesuffix(".gate_up")
+                tensors |= {f"{layer}.{part}": replace(tensor, integers=half)
+                            for part, half in zip(("gate", "up"), halves, strict=True)}
+            else:
+                tensors[key] = tensor
         return tensors
 
 
@@ -141,7 +152,8 @@ def _dtype_objections(model: ModelFiles) -> list[str]:
     """Why embedding and head, which are integers of trit planes with a scale, or floats, cannot be taken."""
     supported = (PLANES_DTYPE, *FLOATS)
     return [f"tensor {model.matrices[key].name} is {model.matrices[key].dtype} (supported: {', '.join(supported)})"
-            for key in ("embed", "head") if key in model.matrices and model.matrices[key].dtype not in supported]
+            for key in ("embed", "head") if key in model.matrices and key not in model.projections
+            and model.matrices[key].dtype not in supported]
 
 
 def _gains(model: ModelFiles) -> dict[str, np.ndarray]:
@@ -161,6 +173,27 @@ def _gains(model: ModelFiles) -> dict[str, np.ndarray]:
         found[places[entry.name]] = gains
     _check_lengths(model, found)
     return found
+
+
+def _forget_gains(model: ModelFiles) -> dict[str, np.ndarray]:
+    """What the input gate of each layer is multiplied by: 1 less its lower bound, where that is not 0 throughout.
+
+    Bounds are sums over the layers before, so that the first has none.
+    """
+    entry = model.bounds
+    if entry is None:
+        return {}
+    values = to_float32(entry.read(), entry.dtype, entry.shape) if entry.dtype in FLOATS else np.full(1, np.nan)
+    if not np.isfinite(values).all():
+        raise TritloomError(f"tensor {entry.name} holds no bounds that are finite, in {', '.join(FLOATS)}; fetch the "
+                            "checkpoint again")
+    shares = np.exp(values.astype(np.float64) - values.max(axis=0))
+    shares /= shares.sum(axis=0)
+    gains = np.maximum(1 + shares[0] - np.cumsum(shares, axis=0), 0).astype(np.float32)
+    if gains.max(axis=1).min() <= SMALLEST:
+        raise TritloomError(f"tensor {entry.name} bounds forget gates so that a layer takes nothing in; fetch the "
+                            "checkpoint again")
+    return {f"{layer}.forget": gain for layer, gain in enumerate(gains) if layer}
 
 
 def _check_lengths(model: ModelFiles, gains: dict[str, np.ndarray]) -> None:

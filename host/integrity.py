@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host.checkpoint import layer_shapes
 from host.decode import decode_matrix
 from host.errors import TritloomError
 from host.model_files import ModelFiles
@@ -73,9 +72,10 @@ class Inspector:
 
     def result(self, model: ModelFiles) -> Integrity:
         """The findings, after all projections; reads the bytes of all other tensors."""
-        others = [*self._floats, *(model.matrices[key] for key in ("embed", "head") if key in model.matrices)]
+        ternary, bounds = model.projections, [model.bounds] if model.bounds else []
+        others = [*self._floats, *(entry for key, entry in model.matrices.items() if key not in ternary)]
         # Sorted by what they hold, because containers spell their names differently.
-        self._digest.update(b"".join(sorted(_stored_digest(entry) for entry in (*others, *model.gains))))
+        self._digest.update(b"".join(sorted(_stored_digest(entry) for entry in (*others, *bounds, *model.gains))))
         return Integrity(self._nonzero, tuple(self._suspects), self._digest.hexdigest())
 
 
@@ -84,12 +84,6 @@ def _stored_digest(entry: TensorEntry) -> bytes:
     for chunk in entry.chunks():
         digest.update(chunk)
     return digest.digest()
-
-
-def projections(model: ModelFiles) -> list[str]:
-    """Names of all projections, layer by layer."""
-    shape = model.architecture.shape
-    return [f"{layer}.{part}" for layer in range(shape.layers) for part in layer_shapes(shape)]
 
 
 def check_weights(model: ModelFiles, *, force: bool = False,
@@ -106,7 +100,7 @@ def check_weights(model: ModelFiles, *, force: bool = False,
     ------
     TritloomError: a tensor is damaged or suspicious; the message names it.
     """
-    inspector, keys = Inspector(force=force), projections(model)
+    inspector, keys = Inspector(force=force), model.projections
     for done, key in enumerate(keys):
         progress(done, len(keys))
         inspector.inspect(key, model.matrices[key], decode_matrix(model, key))

@@ -23,12 +23,25 @@ GGUF_PARTS = {
     "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "o", "ffn_gate": "gate", "ffn_up": "up",
     "ffn_down": "down", "token_embd": "embed", "output": "head",
 }
+# One matrix holds gate and up projection.
+HGRN_PARTS = {
+    "attn.i_proj": "i", "attn.f_proj": "f", "attn.g_proj": "g", "attn.o_proj": "o", "mlp.gate_proj": "gate_up",
+    "mlp.down_proj": "down", "model.embeddings": "embed", "lm_head": "head",
+}
 # Norms by the first matrix that reads what they put out; `qkv` stands for queries, keys and values.
 NORMS = {
     "input_layernorm": "qkv", "post_attention_layernorm": "gate", "self_attn.attn_sub_norm": "o",
     "self_attn.inner_attn_ln": "o", "mlp.ffn_sub_norm": "down", "mlp.ffn_layernorm": "down", "model.norm": "head",
     "attn_norm": "qkv", "ffn_norm": "gate", "attn_sub_norm": "o", "ffn_sub_norm": "down", "output_norm": "head",
 }
+# Every projection has a norm of its own; see `Checkpoint` for the others.
+HGRN_NORMS = {
+    "attn_norm": "mixer", "attn.i_proj.norm": "i", "attn.f_proj.norm": "f", "attn.g_proj.norm": "g",
+    "attn.g_norm": "gated", "attn.o_proj.norm": "o", "mlp_norm": "feed", "mlp.gate_proj.norm": "gate",
+    "mlp.down_proj.norm": "down", "model.norm": "final", "lm_head.norm": "head",
+}
+LOWER_BOUNDS = "model.lower_bounds"
+OUTSIDE = ("embed", "head", "final")      # of the layers
 LAYER = re.compile(r"(?:model\.layers|blk)\.(0|[1-9][0-9]{0,6})\.(.+)")
 KINDS = {".weight": "matrix", ".weight_scale": "scale", ".scale": "scale"}
 GAIN = re.compile(r"(norm|layernorm|_ln)\.weight$")
@@ -53,6 +66,7 @@ class ModelFiles:
     scales : scales that are tensors of their own, by the name of their matrix.
     gains : of norms.
     unplaced : tensors that play no part known here.
+    bounds : lower bounds of forget gates before their softmax over layers, [layers, hidden].
     """
 
     name: str
@@ -62,16 +76,22 @@ class ModelFiles:
     scales: dict[str, TensorEntry]
     gains: tuple[TensorEntry, ...]
     unplaced: tuple[TensorEntry, ...]
+    bounds: TensorEntry | None = None
+
+    @property
+    def projections(self) -> list[str]:
+        """Names of all ternary matrices: the head if it is one, then layer by layer."""
+        return _projections(self.architecture)
 
     @property
     def norms(self) -> dict[str, TensorEntry]:
         """Gains of norms with a known place, by what reads them: ``{layer}.qkv``, ``{layer}.o``, ... ``head``."""
-        found = {}
+        found, readers = {}, HGRN_NORMS if _is_hgrn(self.architecture) else NORMS
         for entry in self.gains:
             base = entry.name.removesuffix(".weight")
             layer = LAYER.fullmatch(base)
-            reader = NORMS.get(layer[2] if layer else base)
-            if reader is not None and (reader == "head") == (layer is None):
+            reader = readers.get(layer[2] if layer else base)
+            if reader is not None and (reader in OUTSIDE) == (layer is None):
                 found[f"{layer[1]}.{reader}" if layer else reader] = entry
         return found
 
@@ -127,7 +147,8 @@ def open_model(path: Path) -> ModelFiles:
     except ValueError as error:
         raise TritloomError(f"{folder / 'config.json'}: {error}") from error
     entries = read_safetensors(path if path.suffix == ".safetensors" else folder)
-    return _sort(folder.resolve().name, "safetensors", architecture, entries.values(), HUGGING_FACE_PARTS)
+    parts = HGRN_PARTS if _is_hgrn(architecture) else HUGGING_FACE_PARTS
+    return _sort(folder.resolve().name, "safetensors", architecture, entries.values(), parts)
 
 
 def _open_gguf(path: Path) -> ModelFiles:
@@ -158,7 +179,7 @@ def _part(name: str, parts: dict[str, str]) -> tuple[str, str] | None:
             base = name.removesuffix(suffix)
             layer = LAYER.fullmatch(base)
             part = parts.get(layer[2] if layer else base)
-            if part is None or (part in ("embed", "head")) == bool(layer):
+            if part is None or (part in OUTSIDE) == bool(layer):
                 return None
             return kind, f"{layer[1]}.{part}" if layer else part
     return None
@@ -167,10 +188,12 @@ def _part(name: str, parts: dict[str, str]) -> tuple[str, str] | None:
 def _sort(name: str, container: str, architecture: Architecture, entries: Iterable[TensorEntry],
           parts: dict[str, str]) -> ModelFiles:
     found: dict[str, dict[str, TensorEntry]] = {"matrix": {}, "scale": {}}
-    gains, unplaced = [], []
+    gains, unplaced, bounds = [], [], None
     for entry in entries:
         part = _part(entry.name, parts)
-        if part is not None:
+        if architecture.lower_bounds and entry.name == LOWER_BOUNDS:
+            bounds = entry
+        elif part is not None:
             found[part[0]][part[1]] = entry
         elif GAIN.search(entry.name) and len(entry.shape) == 1:
             gains.append(entry)
@@ -183,7 +206,9 @@ def _sort(name: str, container: str, architecture: Architecture, entries: Iterab
     expected = set(_expected(architecture))
     unplaced += [entry for key, entry in matrices.items() if key not in expected]
     kept = {key: entry for key, entry in matrices.items() if key in expected}
-    model = ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced))
+    model = ModelFiles(name, container, architecture, kept, found["scale"], tuple(gains), tuple(unplaced), bounds)
+    if _is_hgrn(architecture):
+        _check_hgrn(model)
     subs = {key.rpartition(".")[2] for key in model.norms} & {"o", "down"}
     shape = replace(architecture.shape, sub_norms=tuple(sorted(subs, reverse=True)))
     return replace(model, architecture=replace(architecture, shape=shape))
@@ -194,10 +219,47 @@ def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:
     expected = {"embed": (shape.vocab, shape.hidden)}
     if not architecture.tied:
         expected["head"] = (shape.vocab, shape.hidden)
-    projections = layer_shapes(shape)
+    projections = _stored_shapes(architecture)
     for layer in range(shape.layers):
         expected |= {f"{layer}.{key}": size for key, size in projections.items()}
     return expected
+
+
+def _is_hgrn(architecture: Architecture) -> bool:
+    return architecture.shape.mixer == "hgrn"
+
+
+def _stored_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the matrices of a layer, as files have them."""
+    shapes = layer_shapes(architecture.shape)
+    if not _is_hgrn(architecture):
+        return shapes
+    (gate_rows, columns), (up_rows, _), down = (shapes.pop(part) for part in ("gate", "up", "down"))
+    return shapes | {"gate_up": (gate_rows + up_rows, columns), "down": down}
+
+
+def _projections(architecture: Architecture) -> list[str]:
+    parts = _stored_shapes(architecture)
+    names = [f"{layer}.{part}" for layer in range(architecture.shape.layers) for part in parts]
+    return ["head", *names] if _is_hgrn(architecture) else names
+
+
+def _check_hgrn(model: ModelFiles) -> None:
+    """Norms, of which every projection has one, and lower bounds are there."""
+    shape, found = model.architecture.shape, model.norms
+    for layer in range(shape.layers):
+        for name, reader in HGRN_NORMS.items():
+            key, tensor = (reader, name) if reader in OUTSIDE else (f"{layer}.{reader}", f"model.layers.{layer}.{name}")
+            if key not in found:
+                raise TritloomError(f"tensor {tensor}.weight is missing from the weights; the checkpoint is incomplete")
+    if not model.architecture.lower_bounds:
+        return
+    if model.bounds is None:
+        raise TritloomError(f"tensor {LOWER_BOUNDS} is missing from the weights; the checkpoint is incomplete, or "
+                            "use_lower_bound should be false")
+    if model.bounds.shape != (shape.layers, shape.hidden):
+        raise TritloomError(f"tensor {LOWER_BOUNDS} has shape {list(model.bounds.shape)}, the configuration asks for "
+                            f"{[shape.layers, shape.hidden]}")
 
 
 def _check_matrices(container: str, architecture: Architecture, matrices: dict[str, TensorEntry],
@@ -206,7 +268,7 @@ def _check_matrices(container: str, architecture: Architecture, matrices: dict[s
     if layers > len(matrices):
         raise TritloomError(f"the configuration asks for {layers} layers, the weights have {len(matrices)} matrices; "
                             "fetch the checkpoint again")
-    spelling = {part: name for name, part in parts.items()}
+    spelling, ternary = {part: name for name, part in parts.items()}, _projections(architecture)
     prefix = "model.layers" if container == "safetensors" else "blk"
     for key, size in _expected(architecture).items():
         layer, _, part = key.rpartition(".")
@@ -217,6 +279,6 @@ def _check_matrices(container: str, architecture: Architecture, matrices: dict[s
         if logical_shape(entry) != size:
             raise TritloomError(f"tensor {name} has shape {list(logical_shape(entry))}, the configuration asks for "
                                 f"{list(size)}")
-        if layer and entry.dtype not in PROJECTION_DTYPES[container]:
+        if key in ternary and entry.dtype not in PROJECTION_DTYPES[container]:
             raise TritloomError(f"tensor {name} is {entry.dtype}, which holds no ternary weights; supported: "
                                 f"{', '.join(PROJECTION_DTYPES[container])}")

@@ -22,7 +22,7 @@ class Scalars:
 
 
 class Layout:
-    """Where vectors live in vector memory, in beats. Attention and feed-forward scratch share their place.
+    """Where vectors live in vector memory, in beats. Scratch of the mixer and of the feed-forward share their place.
 
     Parameters
     ----------
@@ -37,27 +37,25 @@ class Layout:
     """
 
     def __init__(self, shape: Shape, config: Config, *, gain_beats: int = 0, gain_digits: int = 1) -> None:
-        if shape.head_dim != config.head_dim:
-            raise TritloomError(f"head_dim {shape.head_dim} does not fit {config.name}, which is built for "
-                                f"{config.head_dim}")
-        if shape.heads != shape.kv_heads * config.query_groups:
-            raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
-                                f"which groups {config.query_groups} queries per KV head")
-        if shape.activation == "silu" and not config.has_silu:
-            raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with "
-                                "has_silu")
+        is_hgrn = shape.mixer == "hgrn"
+        _check_units(shape, config)
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
-        self.kv_words = ceil(shape.kv_heads / config.word_heads)
+        self.kv_words = 0 if is_hgrn else ceil(shape.kv_heads / config.word_heads)
         self.kv_beats = self.kv_words * config.word_beats
         self.q_beats = self.kv_beats * config.query_groups
         logit_beats = ceil(shape.vocab / config.lanes)
-        scratch = self.hidden_beats
         self.x = 0
+        # Of all layers; then what several norms read.
+        self.states = self.hidden_beats
+        self.normed = self.states + (shape.layers * self.hidden_beats if is_hgrn else 0)
+        scratch = self.normed + (self.hidden_beats if is_hgrn else 0)
         self.q, self.k, self.v = scratch, scratch + self.q_beats, scratch + self.q_beats + self.kv_beats
         self.o = self.v + self.kv_beats
+        self.i, self.f, self.g = (scratch + part * self.hidden_beats for part in range(3))
         self.gate, self.up = scratch, scratch + self.feed_beats
-        self.delta = scratch + max(2 * self.feed_beats, 2 * self.q_beats + 2 * self.kv_beats)
+        mixer = 3 * self.hidden_beats if is_hgrn else 2 * self.q_beats + 2 * self.kv_beats
+        self.delta = scratch + max(2 * self.feed_beats, mixer)
         self.logits = scratch
         self.gain = self.delta + self.hidden_beats
         self.digit = self.gain + gain_beats
@@ -75,6 +73,22 @@ class Layout:
         for what, needed, available in limits:
             if needed > available:
                 raise TritloomError(f"the model needs {needed} {what}, {config.name} has {available}")
+
+
+def _check_units(shape: Shape, config: Config) -> None:
+    """Units that the model needs are there, and built for its heads."""
+    if shape.mixer == "hgrn" and not config.has_recurrence:
+        raise TritloomError(f"the model mixes tokens by the recurrence hgrn, {config.name} by attention only; use a "
+                            "configuration with has_recurrence")
+    if shape.mixer == "attention":
+        if shape.head_dim != config.head_dim:
+            raise TritloomError(f"head_dim {shape.head_dim} does not fit {config.name}, which is built for "
+                                f"{config.head_dim}")
+        if shape.heads != shape.kv_heads * config.query_groups:
+            raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
+                                f"which groups {config.query_groups} queries per KV head")
+    if shape.activation == "silu" and not config.has_silu:
+        raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
 
 
 class ProgramBuilder:
@@ -128,9 +142,10 @@ class ProgramBuilder:
         self._append(Opcode.VECTOR, wait, fn=fn, target=target, src=src, src2=src2, dst=dst, beats=beats, ra=ra,
                      rb=rb, rc=rc, rd=rd, segmented=int(segmented))
 
-    def scale(self, at: int, beats: int, scale: int, peak: int, *, segmented: bool = False,
-              wait: Unit = NO_WAIT) -> None:
-        self._vector(VectorFn.SCALE, at, beats, peak, wait, dst=at, ra=scale, segmented=segmented)
+    def scale(self, at: int, beats: int, scale: int, peak: int, *, segmented: bool = False, wait: Unit = NO_WAIT,
+              dst: int | None = None) -> None:
+        self._vector(VectorFn.SCALE, at, beats, peak, wait, dst=at if dst is None else dst, ra=scale,
+                     segmented=segmented)
 
     def peak(self, src: int, beats: int, peak: int) -> None:
         self._vector(VectorFn.SCALE, src, beats, peak, NO_WAIT, target=Target.NONE, ra=NO_SCALAR)
@@ -152,8 +167,8 @@ class ProgramBuilder:
     def rotate(self, at: int, beats: int, peak: int, wait: Unit = NO_WAIT) -> None:
         self._vector(VectorFn.ROTATE, at, beats, peak, wait, dst=at)
 
-    def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
-        self._vector(VectorFn.ADD, src, beats, peak, wait, src2=x, dst=x, ra=scale)
+    def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit, *, dst: int | None = None) -> None:
+        self._vector(VectorFn.ADD, src, beats, peak, wait, src2=x, dst=x if dst is None else dst, ra=scale)
 
     def product(self, src: int, by: int, beats: int, by_peak: int, shift: int, peak: int) -> None:
         """Vector times vector, in the place of the second."""
@@ -161,6 +176,9 @@ class ProgramBuilder:
 
     def silu(self, at: int, beats: int, peak: int) -> None:
         self._vector(VectorFn.SILU, at, beats, peak, NO_WAIT, dst=at)
+
+    def sigmoid(self, at: int, beats: int, peak: int) -> None:
+        self._vector(VectorFn.SIGMOID, at, beats, peak, NO_WAIT, dst=at)
 
     def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int,
              wait: Unit) -> None:

@@ -1,7 +1,8 @@
 """Float reference: the checkpoint's mathematics in float64, with only the quantisers that define the model.
 
 It judges the quality of the integer golden model and is never compared exactly.
-Source: BitNet b1.58 (absmax int8 activations, ternary weights), RMSNorm, interleaved rotary embedding.
+Source: BitNet b1.58 (absmax int8 activations, ternary weights), RMSNorm, interleaved rotary embedding; for the
+recurrence, the MatMul-free language model (arXiv 2406.02528).
 """
 
 import numpy as np
@@ -27,11 +28,15 @@ class Reference:
         s, weights = self._shape, self._tensors
         x = weights["embed"].integers[tokens] * weights["embed"].scale
         for layer in range(s.layers):
-            x = x + self._attention(layer, self._norm(x, f"{layer}.qkv"))
-            a = self._norm(x, f"{layer}.gate")
+            if s.mixer == "hgrn":
+                x = x + self._recurrence(layer, self._norm(x, f"{layer}.mixer"))
+                a = self._norm(self._norm(x, f"{layer}.feed"), f"{layer}.gate")
+            else:
+                x = x + self._attention(layer, self._norm(x, f"{layer}.qkv"))
+                a = self._norm(x, f"{layer}.gate")
             h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
             x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
-        return self._linear("head", self._norm(x, "head"))
+        return self._linear("head", self._norm(self._norm(x, "final") if s.mixer == "hgrn" else x, "head"))
 
     def loss(self, tokens: np.ndarray) -> float:
         """Mean negative log-likelihood in nats of tokens[1:] given their past."""
@@ -39,7 +44,7 @@ class Reference:
         return float(np.mean(negative_log_likelihood(logits, tokens[1:])))
 
     def _activation(self, g: np.ndarray) -> np.ndarray:
-        return g / (1 + np.exp(-g)) if self._shape.activation == "silu" else np.maximum(g, 0) ** 2
+        return _silu(g) if self._shape.activation == "silu" else np.maximum(g, 0) ** 2
 
     def _norm(self, x: np.ndarray, reader: str) -> np.ndarray:
         normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self._shape.norm_epsilon)
@@ -68,6 +73,19 @@ class Reference:
         out = np.einsum("htu,uhd->thd", weights, v).reshape(length, -1)
         return self._linear(f"{layer}.o", self._sub_norm(out, f"{layer}.o"))
 
+    def _recurrence(self, layer: int, a: np.ndarray) -> np.ndarray:
+        """HGRN of normed [T, hidden]: h = f * h + (1 - f) * silu(i), gated by a normed g; a norm per projection."""
+        i, f, g = (self._linear(f"{layer}.{part}", self._norm(a, f"{layer}.{part}")) for part in "ifg")
+        # A lower bound leaves the forget gate less of its range: 1 - f is that much smaller.
+        taken = self._gains.get(f"{layer}.forget", 1.0) / (1 + np.exp(f))
+        inputs, h = taken * _silu(i), np.zeros(a.shape[1])
+        states = np.empty_like(inputs)
+        for step, (keep, new) in enumerate(zip(1 - taken, inputs, strict=True)):
+            h = keep * h + new
+            states[step] = h
+        out = self._norm(g, f"{layer}.gated") * _silu(states)
+        return self._linear(f"{layer}.o", self._sub_norm(out, f"{layer}.o"))
+
     def _rotate(self, x: np.ndarray) -> np.ndarray:
         """Rotate pairs (2i, 2i+1) of [T, heads, head_dim] by position * theta**(-2i/head_dim)."""
         dim = x.shape[-1]
@@ -77,6 +95,10 @@ class Reference:
         out[..., 0::2] = x[..., 0::2] * cosine - x[..., 1::2] * sine
         out[..., 1::2] = x[..., 1::2] * cosine + x[..., 0::2] * sine
         return out
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -89,6 +89,25 @@ def _ordinary() -> Files:
     return {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors_bytes(tensors)}
 
 
+def _hgrn() -> Files:
+    """A MatMul-free language model."""
+    numbers = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {"model.embeddings": (4, 8), "lm_head": (4, 8), "model.norm": (8,)}
+    for name, rows, columns in (("attn.i_proj", 8, 8), ("attn.f_proj", 8, 8), ("attn.g_proj", 8, 8),
+                                ("attn.o_proj", 8, 8), ("mlp.gate_proj", 8, 8), ("mlp.down_proj", 8, 4)):
+        shapes |= {f"model.layers.0.{name}": (rows, columns), f"model.layers.0.{name}.norm": (columns,)}
+    shapes |= {f"model.layers.0.{name}": (8,) for name in ("attn_norm", "attn.g_norm", "mlp_norm")}
+    tensors: dict[str, Stored] = {}
+    for name, shape in (shapes | {"lm_head.norm": (8,)}).items():
+        tensors[f"{name}.weight"] = "F32", shape, numbers.normal(1, 0.5, shape).astype("<f4").tobytes()
+    tensors["model.lower_bounds"] = "F32", (1, 8), numbers.normal(0, 1, (1, 8)).astype("<f4").tobytes()
+    config = {"architectures": ["HGRNBitForCausalLM"], "hidden_act": "swish", "hidden_size": 8, "hidden_ratio": 4,
+              "intermediate_size": 4, "num_hidden_layers": 1, "num_heads": 1, "vocab_size": 4, "rms_norm_eps": 1e-6,
+              "max_position_embeddings": 64, "attn_mode": "fused_recurrent", "use_lower_bound": True,
+              "use_short_conv": False, "expand_ratio": 1}
+    return {"config.json": json.dumps(config).encode(), "model.safetensors": safetensors_bytes(tensors)}
+
+
 def _llama2c() -> Files:
     hidden, feed, vocab, context = 8, 12, 4, 16
     floats = vocab * hidden + 3 * hidden + 4 * hidden**2 + 3 * hidden * feed + context * hidden
@@ -124,7 +143,8 @@ def _gguf(kind: str, version: int) -> Files:
 def originals() -> tuple[Files, ...]:
     """Valid models; each is read without a complaint."""
     return (_single("U8"), _single("BF16"), _single("F32", architectures=["LlamaForCausalLM"]), _sharded(), _own(),
-            _gguf("TQ1_0", 3), _gguf("TQ2_0", 2), _gguf("I2_S", 3), _gguf("F32", 3), _ordinary(), _llama2c())
+            _gguf("TQ1_0", 3), _gguf("TQ2_0", 2), _gguf("I2_S", 3), _gguf("F32", 3), _ordinary(), _llama2c(),
+            _hgrn())
 
 
 def mutated(seed: int) -> Files:

@@ -11,7 +11,7 @@ from host.checkpoint import Checkpoint, synthetic_checkpoint
 from host.cli import main
 from host.decode import decode_projection
 from host.errors import TritloomError
-from host.integrity import check_weights, projections
+from host.integrity import check_weights
 from host.model_files import ModelFiles, open_model
 from host.tensor_entry import TensorEntry
 from tests.containers import Stored, gguf_bytes, safetensors_bytes, write
@@ -91,7 +91,7 @@ def test_every_format_gives_the_same_weights(tmp_path: Path, checkpoint: Checkpo
                                              kind: str) -> None:
     """A projection decoded under another's name, transposed, or with another scale."""
     model = write_model(tmp_path, checkpoint, container, kind)
-    for key in projections(model):
+    for key in model.projections:
         matrix = decode_projection(model, key)
         assert np.array_equal(matrix.trits, checkpoint.tensors[key].integers), key
         assert matrix.scales == SCALE
