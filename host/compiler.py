@@ -7,6 +7,7 @@ import numpy as np
 from host.checkpoint import Checkpoint
 from host.errors import TritloomError
 from host.gains import GainTable, gain_beats, gain_digits
+from host.hgrn_program import HgrnProgram
 from host.image import PROGRAM_PIECES, Image
 from host.packing import codes_to_words, relative_signs, to_base3, to_codes
 from host.program import Layout
@@ -27,7 +28,8 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
     layout = Layout(shape, config, gain_beats=gain_beats(checkpoint, config), gain_digits=gain_digits(config))
     tiler = Tiler(checkpoint, config)
     gains = GainTable(checkpoint, config, tiler.vector_by_query)
-    program = TokenProgram(checkpoint, config, layout, tiler, gains).operations()
+    token_program = HgrnProgram if shape.mixer == "hgrn" else TokenProgram
+    program = token_program(checkpoint, config, layout, tiler, gains).operations()
     if len(program) > config.program_depth:
         raise TritloomError(f"the program has {len(program)} operations, {config.name} holds {config.program_depth}")
     words = [op.encode() for op in program]

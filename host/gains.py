@@ -36,7 +36,8 @@ def gain_digits(config: Config) -> int:
 def gain_beats(checkpoint: Checkpoint, config: Config) -> int:
     """Beats of the longest vector that is multiplied by gains; 0 if none is."""
     queries = ceil(checkpoint.shape.kv_heads / config.word_heads) * config.word_beats * config.query_groups
-    return max((queries if name.endswith(".o") else ceil(gain.size / config.lanes)
+    by_query = checkpoint.shape.mixer == "attention"
+    return max((queries if by_query and name.endswith(".o") else ceil(gain.size / config.lanes)
                 for name, gain in checkpoint.gains.items() if not _is_uniform(gain)), default=0)
 
 

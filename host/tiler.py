@@ -55,10 +55,14 @@ class Tiler:
         tensors = {name: tensor.integers for name, tensor in checkpoint.tensors.items()}
         planes = {name: tensor.planes for name, tensor in checkpoint.tensors.items()}
         for layer in range(checkpoint.shape.layers):
-            query = self._by_query(tensors[f"{layer}.q"])
-            keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
-            together = max(planes[f"{layer}.{name}"] for name in "qkv")
-            self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
+            if checkpoint.shape.mixer == "hgrn":
+                for name in (f"{layer}.i", f"{layer}.f", f"{layer}.g"):
+                    self._cut(name, self._whole_beats(tensors[name]), planes[name])
+            else:
+                query = self._by_query(tensors[f"{layer}.q"])
+                keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
+                together = max(planes[f"{layer}.{name}"] for name in "qkv")
+                self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
             self._cut_parts(f"{layer}.o", self._by_query(tensors[f"{layer}.o"].T).T, planes[f"{layer}.o"])
             for name in (f"{layer}.gate", f"{layer}.up"):
                 self._cut(name, self._whole_beats(tensors[name]), planes[name])
@@ -88,8 +92,13 @@ class Tiler:
         return np.pad(matrix, ((0, -len(matrix) % self._config.word_lanes), (0, 0)))
 
     def _by_query(self, matrix: np.ndarray) -> np.ndarray:
-        """Rows of query heads (head = kv head * groups + group) in the order word, group, KV head, element."""
+        """Rows of query heads (head = kv head * groups + group) in the order word, group, KV head, element.
+
+        Those of a recurrence, which has no heads, stay as they are.
+        """
         c, s = self._config, self._shape
+        if s.mixer == "hgrn":
+            return matrix
         heads = matrix.reshape(s.kv_heads, c.query_groups, s.head_dim, -1)
         padded = np.pad(heads, ((0, -s.kv_heads % c.word_heads), (0, 0), (0, 0), (0, 0)))
         by_word = padded.reshape(-1, c.word_heads, c.query_groups, s.head_dim, matrix.shape[1])

@@ -40,19 +40,26 @@ class TokenProgram:
     def operations(self) -> list[Op]:
         """All of them, with END."""
         emit, at = self.emit, self.layout
-        emit.rotary()
+        self._prepare()
         emit.scalar(S.SCALE, NO_SCALAR, constant=self.checkpoint.tensors["embed"].scale * self.one)
         emit.embed(at.x, at.hidden_beats, S.SCALE, S.PEAK, wait=Unit.SCALAR)
         if len(self.gain_scales) == 1:
             # The only one stays where every norm finds it.
             emit.scalar(S.SCALE, NO_SCALAR, constant=self.gain_scales[0], wait=Unit.VECTOR)
         for layer in range(self.shape.layers):
-            self._queries_keys_values(layer)
-            self._attention(layer)
+            self._mixer(layer)
             self._feed_forward(layer)
         self._head()
         emit.end(ALL_UNITS)
         return emit.ops
+
+    def _prepare(self) -> None:
+        """What serves all layers."""
+        self.emit.rotary()
+
+    def _mixer(self, layer: int) -> None:
+        self._queries_keys_values(layer)
+        self._attention(layer)
 
     def _scale(self, name: str, block: str = "") -> float:
         """What one unit of the engine's output stands for; its rounding shift is that of ``block``."""
@@ -69,21 +76,29 @@ class TokenProgram:
         self._matvec(name, destination, peak)
         self._norm_scale(name, S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
 
-    def _gained(self, norm: str, source: int, beats: int) -> int:
-        """Multiply a vector by the gains of its norm; returns where the product is, with its peak in S.PEAK."""
+    def _gained(self, norm: str, source: int, beats: int, *, peak: int = S.PEAK, place: int | None = None) -> int:
+        """Multiply a vector by the gains of its norm; returns where the product is.
+
+        Parameters
+        ----------
+        norm, source, beats : the vector as it is before; where all gains are equal it stays there.
+        peak : register that gets the peak of a product.
+        place : where a product goes, instead of the place of gains.
+        """
         emit, at = self.emit, self.layout
         gain = self.gains.get(norm)
         if gain is None or not gain.rows:
             return source
+        place = at.gain if place is None else place
         for digit, (row, scale) in enumerate(zip(gain.rows, self.gain_scales, strict=True)):
-            place = at.digit if digit else at.gain
             if len(gain.rows) > 1:
                 emit.scalar(S.SCALE, NO_SCALAR, constant=scale, wait=Unit.VECTOR)
-            emit.embed(place, beats, S.SCALE, S.GATE_PEAK, wait=Unit.SCALAR | Unit.ENGINE, row=row)
+            emit.embed(at.digit if digit else place, beats, S.SCALE, S.GATE_PEAK, wait=Unit.SCALAR | Unit.ENGINE,
+                       row=row)
             if digit:
-                emit.add(at.digit, at.gain, beats, NO_SCALAR, S.GATE_PEAK, wait=Unit(0))
-        emit.product(source, at.gain, beats, S.GATE_PEAK, S.GAIN_SHIFT, S.PEAK)
-        return at.gain
+                emit.add(at.digit, place, beats, NO_SCALAR, S.GATE_PEAK, wait=Unit(0))
+        emit.product(source, place, beats, S.GATE_PEAK, S.GAIN_SHIFT, peak)
+        return place
 
     def _norm_scale(self, norm: str, rd: int, source: int, beats: int, width: int, *, one: float | None,
                     constant: float = 1.0) -> None:
@@ -95,14 +110,18 @@ class TokenProgram:
         one : what its integers count as 1; None if it has a scale of its own, which the norm cancels, and with it what
             epsilon would change.
         """
-        emit, gain = self.emit, self.gains.get(norm)
         squares_per_unit = (one or 1.0) ** 2 / (1 << SQUARE_SHIFT)
         epsilon = round(self.shape.norm_epsilon * width * squares_per_unit) if one else 0
-        emit.square(source, beats, S.SQUARES, S.SCRATCH, epsilon)
+        self.emit.square(source, beats, S.SQUARES, S.SCRATCH, epsilon)
         to_real = (width * squares_per_unit) ** 0.5 / (127 * (one or 1.0)) * constant
+        self._squares_to_scale(norm, rd, S.PEAK, to_real)
+
+    def _squares_to_scale(self, norm: str, rd: int, peak: int, to_real: float) -> None:
+        """S(rd) = peak / sqrt(S.SQUARES) times a constant and what a unit of the gains of the norm stands for."""
+        emit, gain = self.emit, self.gains.get(norm)
         if gain is not None:
             to_real *= gain.largest / GAIN_PEAK if gain.rows else gain.largest
-        emit.rsqrt(rd, S.SQUARES, S.PEAK, constant=to_real, wait=Unit.VECTOR)
+        emit.rsqrt(rd, S.SQUARES, peak, constant=to_real, wait=Unit.VECTOR)
         if gain is not None and gain.rows:
             emit.scalar(rd, rd, S.GAIN_SHIFT)
 

@@ -14,7 +14,7 @@ from host.image import Image
 from host.link import Deframer, encode_frame
 from host.predict import predict
 from rtl.config import Config
-from rtl.csr_map import Message
+from rtl.csr_map import REPLY, Message
 from rtl.isa import Op, Opcode, Target
 from rtl.timing import SDRAM_CLOCKS
 from sim.fixed import Scalar
@@ -170,20 +170,30 @@ async def tokens_equal_golden(dut: Any) -> None:
         Watch(dut, "rotary", {Opcode.ROTARY: "op"}, []),
     ]
 
-    async def run_request() -> None:
-        await uart.send(b"\0" + encode_frame(Message.PROMPT, 1, b"\0\0" + np.array(prompt, "<u2").tobytes()))
+    async def run_request(sequence: int) -> None:
+        await uart.send(b"\0" + encode_frame(Message.PROMPT, sequence, b"\0\0" + np.array(prompt, "<u2").tobytes()))
+        replies = []
         for _ in range(20000):
             await RisingEdge(dut.cpu_clk)
-            if uart.frames:
+            replies = [frame for frame in uart.frames
+                       if (frame.kind, frame.sequence) == (Message.PROMPT | REPLY, sequence)]
+            if replies:
                 break
-        assert uart.frames and uart.frames[-1].body[0] == 0, f"PROMPT: {uart.frames}"
+        assert replies and replies[0].body[0] == 0, f"PROMPT: {uart.frames}"
         scale = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
         body = np.array([count, 0, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
         body += np.array([p["seed"], 0], "<u4").tobytes() + np.array([len(prompt)], "<u2").tobytes()
-        await uart.send(encode_frame(Message.RUN, 2, body))
+        await uart.send(encode_frame(Message.RUN, sequence + 1, body))
 
-    cocotb.start_soon(run_request())
-    passes, cycle, waited, last_token = len(prompt) + count - 1, 0, 0, None
+    async def run_requests() -> None:
+        for done in range(p["runs"]):
+            while sum(frame.kind == Message.DONE for frame in uart.frames) < done:
+                await RisingEdge(dut.cpu_clk)
+            await run_request(2 * done + 1)
+
+    cocotb.start_soon(run_requests())
+    length = len(prompt) + count - 1
+    passes, cycle, waited, last_token = p["runs"] * length, 0, 0, None
     tokens: list[int] = []
     measured: list[int] = []
     accepted = iter(enumerate(image.program))
@@ -195,10 +205,11 @@ async def tokens_equal_golden(dut: Any) -> None:
             waited += 1
             assert waited < 200_000, f"the run did not start or ended early: frames {uart.frames}"
             continue
+        waited = 0
         for watch in watches:
             watch.sample(cycle, accepted)
         if dut.finished.value:
-            position = len(tokens)
+            position = len(tokens) % length
             token = prompt[position] if position < len(prompt) else last_token
             seen = {item.index: item for watch in watches for item in watch.done}
             for index, op, written in golden.trace(token, position):
@@ -226,8 +237,8 @@ async def tokens_equal_golden(dut: Any) -> None:
                 watch.current = None
     if config.weight_source == "sdram":
         # The first token finds the prefetch queue empty.
-        lost = sum(measured[1:]) - sum(predict(config, image.program, position).cycles
-                                       for position in range(1, passes))
+        lost = sum(measured[1:]) - sum(predict(config, image.program, index % length).cycles
+                                       for index in range(1, passes))
         refresh = float(int(dut.refresh_cycles.value) / SDRAM_CLOCKS)
         assert 0 <= lost <= refresh + STREAM_MARGIN, f"{lost} cycles above the prediction, {refresh} of refresh"
     cocotb.log.info(f"{len(tokens)} tokens equal golden: {tokens}; cycles {measured}")

@@ -60,8 +60,8 @@ class ProbedSoc(wiring.Component):
 
 
 def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int, temperature: float = 0.0,
-        seed: int = 0) -> None:
-    """Generate on the simulated SoC under the eyes of `tests.cocotb_soc`."""
+        seed: int = 0, runs: int = 1) -> None:
+    """Generate on the simulated SoC under the eyes of `tests.cocotb_soc`; greedily if in several runs."""
     path = folder / f"{name}.img"
     image.save(path)
     plusargs = []
@@ -70,7 +70,8 @@ def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int,
         weights.write_bytes(image.sections["stream"].tobytes())
         plusargs.append(f"+sdram_image={weights}")
     soc = ProbedSoc(image=image)
-    parameters = {"image": str(path), "prompt": prompt, "count": count, "temperature": temperature, "seed": seed}
+    parameters = {"image": str(path), "prompt": prompt, "count": count, "temperature": temperature, "seed": seed,
+                  "runs": runs}
     run_bench(soc, module="tests.cocotb_soc", name=name, parameters=parameters, sources=soc.system.verilog_sources,
               plusargs=plusargs)
 
