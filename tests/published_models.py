@@ -14,6 +14,15 @@ BITNET_2B4T = {
     "vocab_size": 128256,
     "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
 }
+# ridger/MMfreeLM-370M
+MMFREE_370M = {
+    "architectures": ["HGRNBitForCausalLM"], "attn_mode": "fused_recurrent", "conv_size": 4, "expand_ratio": 1,
+    "fuse_cross_entropy": True, "hidden_act": "swish", "hidden_ratio": 4, "hidden_size": 1024,
+    "initializer_range": 0.02, "intermediate_size": None, "max_position_embeddings": 2048, "model_type": "hgrn_bit",
+    "num_heads": 1, "num_hidden_layers": 24, "rms_norm_eps": 1e-06, "share_conv_kernel": True,
+    "tie_word_embeddings": False, "use_cache": True, "use_lower_bound": True, "use_short_conv": False,
+    "vocab_size": 32000,
+}
 ITEM_BYTES = {"U8": 1, "BF16": 2, "F32": 4}
 
 
@@ -38,10 +47,36 @@ def bitnet_tensors(config: dict[str, object]) -> dict[str, tuple[str, list[int]]
     return tensors
 
 
+def mmfree_tensors(hidden: int, feed: int, layers: int, vocab: int) -> dict[str, tuple[str, list[int]]]:
+    """Name, dtype and shape of every tensor of a MatMul-free language model of these dimensions."""
+    projections = {f"attn.{part}_proj": (hidden, hidden) for part in "ifgo"}
+    projections |= {"mlp.gate_proj": (2 * feed, hidden), "mlp.down_proj": (hidden, feed)}
+    tensors = {"model.embeddings.weight": ("F32", [vocab, hidden]), "model.lower_bounds": ("F32", [layers, hidden]),
+               "model.norm.weight": ("F32", [hidden]), "lm_head.weight": ("F32", [vocab, hidden]),
+               "lm_head.norm.weight": ("F32", [hidden])}
+    for layer in range(layers):
+        at = f"model.layers.{layer}"
+        for name, (rows, columns) in projections.items():
+            tensors[f"{at}.{name}.weight"] = "F32", [rows, columns]
+            tensors[f"{at}.{name}.norm.weight"] = "F32", [columns]
+        for name in ("attn_norm", "attn.g_norm", "mlp_norm"):
+            tensors[f"{at}.{name}.weight"] = "F32", [hidden]
+    return tensors
+
+
+def write_mmfree_370m(folder: Path) -> Path:
+    """The checkpoint: its header and 1.5 GB of hole."""
+    return _write_header(folder, MMFREE_370M, mmfree_tensors(1024, 2816, 24, 32000))
+
+
 def write_bitnet_2b4t(folder: Path) -> Path:
     """The packed checkpoint: its header and 1.2 GB of hole."""
+    return _write_header(folder, BITNET_2B4T, bitnet_tensors(BITNET_2B4T))
+
+
+def _write_header(folder: Path, config: dict[str, object], tensors: dict[str, tuple[str, list[int]]]) -> Path:
     header, end = {}, 0
-    for name, (dtype, shape) in bitnet_tensors(BITNET_2B4T).items():
+    for name, (dtype, shape) in tensors.items():
         size = ITEM_BYTES[dtype]
         for dimension in shape:
             size *= dimension
@@ -49,7 +84,7 @@ def write_bitnet_2b4t(folder: Path) -> Path:
         end += size
     text = json.dumps(header).encode()
     write_sparse(folder / "model.safetensors", struct.pack("<Q", len(text)) + text, 8 + len(text) + end)
-    (folder / "config.json").write_text(json.dumps(BITNET_2B4T))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -14,6 +14,7 @@ from host.integrity import check_weights
 from host.model_files import open_model
 from rtl.config import CONFIGS, HGRN
 from tests.containers import Stored, safetensors_bytes, write
+from tests.published_models import write_mmfree_370m
 from tests.small_hgrn import CONFIG, FEED, HIDDEN, LAYERS, SmallHgrn
 
 
@@ -131,6 +132,18 @@ def test_fit_sizes_the_whole_model(tmp_path: Path) -> None:
     assert found.stream_bytes == rows
     by_name = {tensor.name: tensor for tensor in found.placed}
     assert by_name["model.lower_bounds"].size_bytes == LAYERS * HIDDEN * 18 // 8
+
+
+def test_published_model_is_sized_and_refused(tmp_path: Path) -> None:
+    """A name or a key of the published checkpoint that is not known, or weights read although it is too large."""
+    found = fit(open_model(write_mmfree_370m(tmp_path)), "ulx3s", "stream")
+    # Rows and columns padded to 20: i, f, g, o; gate, up, down; head. Five trits in a byte.
+    needed = (24 * (4 * 1040**2 + 3 * 2820 * 1040) + 32000 * 1040) // 5
+    assert found.stream_bytes == needed == 69_655_040
+    assert f"SDRAM needs {needed} bytes, {needed - (32 << 20)} more than there are" in found.refusal
+    assert "no part" not in found.refusal and not open_model(tmp_path).objections
+    with pytest.raises(TritloomError, match="the model needs [0-9]+ vector memory beats, hgrn has 128"):
+        import_checkpoint(tmp_path, config=HGRN)
 
 
 def test_single_file_and_shards_are_the_same(tmp_path: Path) -> None:
