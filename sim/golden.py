@@ -160,6 +160,17 @@ class Golden:
                 out.append(sampled)
         return out
 
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Real logits float64 [T, vocab] of tokens from an empty context."""
+        op = next(op for op in self.program if op.opcode == Opcode.SAMPLE)
+        self.reset()
+        rows = []
+        for position, token in enumerate(tokens):
+            self.step(token, position)
+            scale = float(self.scalars[op.ra]) / (1 << fixed.GUMBEL_FRACTION)
+            rows.append(self.vector[op.src :].ravel()[: op.count] * scale)
+        return np.array(rows)
+
     def trace(self, token: int, position: int) -> Iterator[tuple[int, Op, np.ndarray]]:
         """Run the program once, yielding (index, operation, values written) after each operation."""
         if not 0 <= token < self.config.vocab:

@@ -9,7 +9,6 @@ from host.compiler import compile_checkpoint
 from host.importer import load_checkpoint
 from host.tokenizer import Tokenizer
 from rtl.config import RESIDENT, STREAM, TINY
-from rtl.isa import Opcode
 from sim.fixed import GUMBEL, Scalar, noise_seed
 from sim.golden import Golden, exact_floats, sample
 from sim.reference import Reference, negative_log_likelihood
@@ -22,14 +21,7 @@ all day. When the sun went down, Max went home to his mom. He was tired but happ
 
 def golden_logits(golden: Golden, tokens: list[int]) -> np.ndarray:
     """Real logits float64 [T, vocab] of the integer model."""
-    op = next(op for op in golden.program if op.opcode == Opcode.SAMPLE)
-    golden.reset()
-    rows = []
-    for position, token in enumerate(tokens):
-        golden.step(token, position)
-        scale = float(golden.scalars[op.ra]) / 256
-        rows.append(golden.vector[op.src :].ravel()[: op.count] * scale)
-    return np.array(rows)
+    return golden.logits(tokens)
 
 
 def test_loss_is_that_of_the_float_reference() -> None:
