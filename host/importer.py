@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from host.balance import balance
 from host.checkpoint import Checkpoint, Shape, Tensor
 from host.decode import FLOATS, decode_floats, decode_matrix, decode_scale
 from host.errors import TritloomError
 from host.integrity import Inspector, Integrity
 from host.model_files import ModelFiles, open_model
-from host.planes import MOST_PLANES, SMALLEST, PlaneBudget
+from host.planes import MOST_PLANES, SMALLEST, PlaneBudget, require_sound
 from host.program import Layout
 from host.tensor_entry import open_regular
 from host.trit_formats import TernaryMatrix, to_float32
@@ -74,38 +75,56 @@ class _Reader:
         self.model, self.inspector, self._budget = model, inspector, budget
         self._weight_planes = config.weight_planes if config else MOST_PLANES
         self._embed_planes = config.embed_planes if config else MOST_PLANES
+        self._floats: dict[str, np.ndarray] = {}
         self.gains = _gains(model) | _forget_gains(model)
 
     def read(self) -> tuple[dict[str, Tensor], Shape]:
         """All tensors, and the shape with their planes."""
-        tensors = {"embed": self._embedding(), "head": self._head()}
+        tensors = self._embedding() | self._head()
         for layer in range(self.model.architecture.shape.layers):
             for norm, parts in READERS[self.model.architecture.shape.mixer].items():
                 tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
+        tensors |= self._quantised(self._floats if tensors else balance(self._floats, self.model.architecture.shape))
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)
         return tensors, shape
 
-    def _embedding(self) -> Tensor:
-        entry, shape = self.model.matrices["embed"], self.model.architecture.shape
-        if entry.dtype == PLANES_DTYPE:
-            return _planes(self.model, "embed", shape.embed_planes)
-        # Rows of the embedding memory are as wide for fewer planes, so it gets all there are.
-        return PlaneBudget(planes=self._embed_planes).quantise(
-            entry.name, decode_floats(self.model, "embed"), self._embed_planes)
+    def _quantised(self, floats: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        found = {}
+        for key, weights in floats.items():
+            # Rows of the embedding memory are as wide for fewer planes, so it gets all there are.
+            limit = self._embed_planes if key == "embed" else self._weight_planes
+            budget = replace(self._budget, planes=limit) if key == "embed" else self._budget
+            found[key] = budget.quantise(self._name(key), weights, limit)
+        return found
 
-    def _head(self) -> Tensor:
+    def _name(self, key: str) -> str:
+        tied = key == "head" and self.model.architecture.tied
+        return self.model.matrices["embed" if tied else key].name
+
+    def _keep(self, key: str, weights: np.ndarray) -> None:
+        """Floats to be quantised when all are known."""
+        require_sound(self._name(key), weights)
+        self._floats[key] = weights
+
+    def _embedding(self) -> dict[str, Tensor]:
+        if self.model.matrices["embed"].dtype == PLANES_DTYPE:
+            return {"embed": _planes(self.model, "embed", self.model.architecture.shape.embed_planes)}
+        self._keep("embed", decode_floats(self.model, "embed"))
+        return {}
+
+    def _head(self) -> dict[str, Tensor]:
         key = "embed" if self.model.architecture.tied else "head"
         entry, shape = self.model.matrices[key], self.model.architecture.shape
         if key in self.model.projections:
-            return self._projections("head", ["head"])["head"]
+            return self._projections("head", ["head"])
         if entry.dtype == PLANES_DTYPE:
-            return _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)
-        weights = _scaled(decode_floats(self.model, key), self.gains.pop("head", None))
-        return self._budget.quantise(entry.name, weights, self._weight_planes)
+            return {"head": _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)}
+        self._keep("head", _scaled(decode_floats(self.model, key), self.gains.pop("head", None)))
+        return {}
 
     def _projections(self, norm: str, keys: list[str]) -> dict[str, Tensor]:
-        """Matrices that read one vector; where all are floats, the gains of its norm become part of them."""
+        """Trits of matrices that read one vector; where all are floats, its norm's gains become part of them."""
         found = {key: decode_matrix(self.model, key) for key in keys}
         ternary = any(isinstance(matrix, TernaryMatrix) for matrix in found.values())
         gain = None if ternary else self.gains.pop(norm, None)
@@ -113,16 +132,13 @@ class _Reader:
         for key, matrix in found.items():
             entry = self.model.matrices[key]
             self.inspector.inspect(key, entry, matrix)
-            if isinstance(matrix, TernaryMatrix):
-                if matrix.scales.size > 1:
-                    kind = "row" if matrix.scales.shape[1] == 1 else "column"
-                    raise TritloomError(f"tensor {entry.name} has one scale per {kind}; supported: one per tensor")
-                tensor = Tensor(matrix.trits, float(matrix.scales[0, 0]))
-            else:
-                tensor = self._budget.quantise(entry.name, _scaled(matrix, gain), self._weight_planes)
-            if self.model.architecture.rotate_half and key.endswith((".q", ".k")):
-                rows = interleave_pairs(tensor.integers, self.model.architecture.shape.head_dim)
-                tensor = replace(tensor, integers=rows)
+            if not isinstance(matrix, TernaryMatrix):
+                self._keep(key, self._paired(key, _scaled(matrix, gain)))
+                continue
+            if matrix.scales.size > 1:
+                kind = "row" if matrix.scales.shape[1] == 1 else "column"
+                raise TritloomError(f"tensor {entry.name} has one scale per {kind}; supported: one per tensor")
+            tensor = Tensor(self._paired(key, matrix.trits), float(matrix.scales[0, 0]))
             if key.endswith(".gate_up"):
                 halves = np.split(tensor.integers, 2)
                 layer = key.removesuffix(".gate_up")
@@ -131,6 +147,13 @@ class _Reader:
             else:
                 tensors[key] = tensor
         return tensors
+
+    def _paired(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of a projection, those of queries and keys with rotary pairs as neighbours."""
+        architecture = self.model.architecture
+        if architecture.rotate_half and key.endswith((".q", ".k")):
+            return interleave_pairs(rows, architecture.shape.head_dim)
+        return rows
 
 
 def _scaled(matrix: np.ndarray, gain: np.ndarray | None) -> np.ndarray:

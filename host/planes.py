@@ -8,7 +8,7 @@ from host.checkpoint import Tensor
 from host.errors import TritloomError
 
 MOST_PLANES = 5                 # five planes are a base-3 byte, 243 levels
-DEFAULT_ERROR = 0.03            # of a tensor, relative to its root mean square: four planes of normal weights
+DEFAULT_ERROR = 0.02            # of a tensor, relative to its root mean square: five planes of normal weights
 SMALLEST = 1e-30                # of the largest weight of a tensor that is not all zero
 SAMPLE = 1 << 16                # weights among which the scale is searched
 SCALE_STEPS = 64                # tried between nothing and the scale that clips no weight
@@ -36,10 +36,7 @@ class PlaneBudget:
         ------
         TritloomError: a weight is not finite, or the limit leaves an error beyond an explicit budget.
         """
-        largest = float(np.abs(weights).max(initial=0))
-        if not np.isfinite(largest) or 0 < largest < SMALLEST:
-            raise TritloomError(f"tensor {name} has a largest weight of {largest:g}, as a damaged file would; fetch "
-                                "the checkpoint again")
+        require_sound(name, weights)
         if self.planes is not None:
             if self.planes > limit:
                 raise TritloomError(f"tensor {name} would take {self.planes} trit planes, the configuration holds "
@@ -54,6 +51,19 @@ class PlaneBudget:
             raise TritloomError(f"tensor {name} has an error of {found.error:.3f} in the {limit} trit planes that the "
                                 f"configuration holds; allow more than {error}, or choose another configuration")
         return found
+
+
+def require_sound(name: str, weights: np.ndarray) -> None:
+    """Check that a tensor can be quantised.
+
+    Raises
+    ------
+    TritloomError: a weight is not finite, or all are next to nothing.
+    """
+    largest = float(np.abs(weights).max(initial=0))
+    if not np.isfinite(largest) or 0 < largest < SMALLEST:
+        raise TritloomError(f"tensor {name} has a largest weight of {largest:g}, as a damaged file would; fetch the "
+                            "checkpoint again")
 
 
 def to_trit_planes(weights: np.ndarray, planes: int) -> Tensor:

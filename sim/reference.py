@@ -43,6 +43,11 @@ class Reference:
         logits = self.logits(tokens[:-1])
         return float(np.mean(negative_log_likelihood(logits, tokens[1:])))
 
+    def keys(self, layer: int, a: np.ndarray) -> np.ndarray:
+        """Rotated keys [T, kv_heads, head_dim] of a layer whose normed input is [T, hidden]."""
+        s = self._shape
+        return self._rotate(self._linear(f"{layer}.k", a).reshape(len(a), s.kv_heads, s.head_dim))
+
     def _activation(self, g: np.ndarray) -> np.ndarray:
         return _silu(g) if self._shape.activation == "silu" else np.maximum(g, 0) ** 2
 
@@ -64,7 +69,7 @@ class Reference:
         s = self._shape
         length, group = len(a), s.heads // s.kv_heads
         q = self._rotate(self._linear(f"{layer}.q", a).reshape(length, s.heads, s.head_dim))
-        k = self._rotate(self._linear(f"{layer}.k", a).reshape(length, s.kv_heads, s.head_dim)).repeat(group, axis=1)
+        k = self.keys(layer, a).repeat(group, axis=1)
         v = self._linear(f"{layer}.v", a).reshape(length, s.kv_heads, s.head_dim).repeat(group, axis=1)
         scores = np.einsum("thd,uhd->htu", q, k) / np.sqrt(s.head_dim)
         scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
