@@ -10,7 +10,7 @@ from host.checkpoint import Checkpoint
 from host.errors import TritloomError
 from rtl.config import Config
 
-GAIN_PLANES = 5                 # least trit planes of a gain: an error of at most 1/242 of the largest gain of its norm
+GAIN_PLANES = 6                 # least trit planes of a gain: an error of at most 1/728 of the largest gain of its norm
 GAIN_PEAK = 65000               # of gains in vector memory: 16 bits, so that a product loses no bit of the other factor
 
 

@@ -17,7 +17,7 @@ from rtl.config import TINY
 from tests.containers import Stored, safetensors_bytes, write
 
 # What all of them need: wide planes for floats, rows for gains, and SiLU.
-SMALL = replace(TINY, name="small", weight_planes=5, weight_depth=1024, embed_planes=5, gain_rows=16, has_silu=True)
+SMALL = replace(TINY, name="small", weight_planes=5, weight_depth=1024, embed_planes=5, gain_rows=32, has_silu=True)
 HIDDEN, FEED, LAYERS, HEADS, HEAD_DIM, VOCAB = 24, 48, 2, 2, 4, 512
 WIDTHS = {"self_attn.q_proj": (HEADS * HEAD_DIM, HIDDEN), "self_attn.k_proj": (HEADS * HEAD_DIM, HIDDEN),
           "self_attn.v_proj": (HEADS * HEAD_DIM, HIDDEN), "self_attn.o_proj": (HIDDEN, HEADS * HEAD_DIM),
