@@ -16,6 +16,9 @@ LLAMA_SHAPED = (OWN_ARCHITECTURE, "BitNetForCausalLM", "BitnetForCausalLM", "Lla
 # The MatMul-free language model (arXiv 2406.02528).
 HGRN_ARCHITECTURE = "HGRNBitForCausalLM"
 HUGGING_FACE = (*LLAMA_SHAPED, HGRN_ARCHITECTURE)
+# What transformers takes where config.json does not say, and a `Shape` would have something else.
+DEFAULTS = {"BitNetForCausalLM": {"num_key_value_heads": 5, "rope_theta": 500000.0},
+            "LlamaForCausalLM": {"rms_norm_eps": 1e-6}}
 # GGUF does not store the activation function; it follows from the architecture.
 ACTIVATIONS = ("relu2", "silu")
 GGUF_ACTIVATIONS = {"bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2", "llama": "silu"}
@@ -90,7 +93,8 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     name, own = named[0], named[0] == OWN_ARCHITECTURE
     rope = config.get("rope_parameters")
     nested = {"rope_theta": rope["rope_theta"]} if isinstance(rope, dict) and "rope_theta" in rope else {}
-    values = {field: (nested | dict(config)).get(key) for field, key in HUGGING_FACE_KEYS.items()}
+    said = DEFAULTS.get(name, {}) | nested | dict(config)
+    values = {field: said.get(key) for field, key in HUGGING_FACE_KEYS.items()}
     quantisation = config.get("quantization_config")
     quantisation = quantisation if isinstance(quantisation, dict) else {}
     # What transformers takes where a packed checkpoint does not say; early ones (Llama3-8B-1.58) do not.

@@ -102,7 +102,9 @@ def _decode(model: ModelFiles, key: str, entry: TensorEntry) -> TernaryMatrix:
         matrix = BLOCK_FORMATS[entry.dtype](data, shape)
     else:
         weights = to_float32(data, entry.dtype, shape)
-        matrix = quantise_absmean(weights) if model.architecture.is_master else from_scaled_floats(weights)
+        # Layers of transformers that are not quantised as they run store trits as floats, beside their scale.
+        is_master = model.architecture.is_master and key not in model.scales
+        matrix = quantise_absmean(weights) if is_master else from_scaled_floats(weights)
     if key in model.scales:
         scales = positive_scales(matrix.scales.astype(np.float64) * decode_scale(model, key))
         matrix = TernaryMatrix(matrix.trits, scales)

@@ -51,8 +51,9 @@ def write_safetensors(folder: Path, checkpoint: Checkpoint, kind: str, *, linear
                       architecture: str = "LlamaForCausalLM", quantisation: dict[str, str] | None = None) -> Path:
     folder.mkdir()
     config = {"architectures": [architecture], "hidden_act": "relu2", "hidden_size": 256, "intermediate_size": 512,
-              "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8, "max_position_embeddings": 64,
-              "tie_word_embeddings": True, "quantization_config": quantisation or {"linear_class": linear_class}}
+              "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 8,
+              "max_position_embeddings": 64, "tie_word_embeddings": True,
+              "quantization_config": quantisation or {"linear_class": linear_class}}
     (folder / "config.json").write_text(json.dumps(config))
     tensors: dict[str, Stored] = {"model.embed_tokens.weight": ("F32", (8, 256), bytes(8192))}
     scale = np.float32(SCALE if linear_class == "autobitlinear" else 1 / SCALE).tobytes()
