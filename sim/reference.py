@@ -5,6 +5,8 @@ Source: BitNet b1.58 (absmax int8 activations, ternary weights), RMSNorm, interl
 recurrence, the MatMul-free language model (arXiv 2406.02528).
 """
 
+from collections.abc import Container
+
 import numpy as np
 
 from host.checkpoint import Checkpoint
@@ -16,9 +18,11 @@ class Reference:
     Parameters
     ----------
     checkpoint : the model.
+    float_inputs : matrices that read activations as they are, not rounded to int8.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, float_inputs: Container[str] = ()) -> None:
+        self._float_inputs = float_inputs
         self._shape = checkpoint.shape
         self._tensors = checkpoint.tensors
         self._gains = checkpoint.gains
@@ -60,10 +64,13 @@ class Reference:
 
     def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
         """BitLinear: absmax int8 activations [T, columns] times integer weights [rows, columns]."""
+        tensor = self._tensors[name]
+        weights = tensor.integers.T.astype(np.float64)
+        if name in self._float_inputs:
+            return x @ weights * tensor.scale
         peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-5)
         quantised = np.clip(np.rint(x * (127 / peak)), -127, 127)
-        tensor = self._tensors[name]
-        return quantised @ tensor.integers.T.astype(np.float64) * (peak / 127 * tensor.scale)
+        return quantised @ weights * (peak / 127 * tensor.scale)
 
     def _attention(self, layer: int, a: np.ndarray) -> np.ndarray:
         s = self._shape
