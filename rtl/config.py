@@ -231,7 +231,7 @@ HGRN = Config(
     name="hgrn", lanes=8, block_beats=3, rows=8, table_blocks=2, weight_source="ebr", weight_planes=1,
     weight_depth=1024, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
     kv_slots=2, vocab=512, embed_beats=6, embed_planes=5, program_depth=512, sampler_lanes=2, stream_fifo_words=0,
-    gain_rows=64, has_silu=True, has_recurrence=True)
+    gain_rows=72, has_silu=True, has_recurrence=True)
 
 # Least capable first: the first that holds a model is the smallest.
 CONFIGS = {config.name: config for config in (NANO, TINY, RESIDENT, STREAM)}

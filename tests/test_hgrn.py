@@ -46,15 +46,15 @@ def longer(golden: Golden) -> Golden:
 def test_golden_model_computes_what_was_published(tmp_path: Path, gained: bool) -> None:
     """Any convention misread: which norm reads which, the bound of the forget gate, what the output gate gates.
 
-    Most of the divergence is that of embedding and gains in five trit planes.
+    Most of the divergence is that of the embedding in five trit planes.
     """
     model = SmallHgrn(gained=gained)
     checkpoint = load_checkpoint(model.write(tmp_path / "m"), HGRN)
     golden = golden_logits(longer(Golden(compile_checkpoint(checkpoint, HGRN))), TOKENS.tolist())
     published, reference = model.logits(TOKENS), Reference(checkpoint).logits(TOKENS)
     assert divergence(published, reference) < 0.008
-    assert divergence(reference, golden) < (0.008 if gained else 0.002)
-    assert divergence(published, golden) < 0.012
+    assert divergence(reference, golden) < (0.005 if gained else 0.002)
+    assert divergence(published, golden) < 0.01
     assert divergence(published, np.roll(golden, 1, axis=0)) > 0.5
 
 
