@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from host.bench import Workload
 from host.errors import TritloomError
@@ -82,4 +83,5 @@ def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str) -> None:
     axes.plot(intensity, reached[1], "o", color=color, ms=8,
               label=f"{work.image.model['name']} on {config.name}, {clock_hz / 1e6:g} MHz ({provenance})")
     axes.annotate(f"{reached[1] / roof:.1%} of its roof\n{clock_hz / work.mean:,.0f} tokens/s", (intensity, reached[1]),
-                  xytext=(12, -4), textcoords="offset points", va="top", color=color, fontsize=9)
+                  xytext=(12, -4), textcoords="offset points", va="top", color=color, fontsize=9,
+                  path_effects=[withStroke(linewidth=3, foreground="white")])     # to be read across other roofs
