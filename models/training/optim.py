@@ -1,9 +1,16 @@
-"""Muon for matrices: momentum, then an approximate orthogonalisation of each update."""
+"""Optimisers of a student: Muon for matrices (momentum, then an approximate orthogonalisation of each update), Adam for
+embedding and head, and one schedule of their learning rates.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from models.training.student import Student
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -51,3 +58,53 @@ class Muon(torch.optim.Optimizer):
                     oriented = direction if rows <= columns else direction.t()
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(oriented, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates, decay of the matrices, and the share of the run that warms up."""
+
+    matrix_lr: float = 0.015
+    matrix_decay: float = 0.1
+    embed_lr: float = 0.02
+    head_lr: float = 0.004
+    warmup: float = 0.02
+
+    def rate(self, progress: float) -> float:
+        """Learning rate relative to its peak: up in the warm-up, then down to zero in a straight line.
+
+        At a high rate trits flip back and forth and hold the loss, so most of the gain comes on the way down.
+        """
+        return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
+
+
+class StudentOptimisers:
+    """Both optimisers of a student, stepped together."""
+
+    def __init__(self, model: Student, rates: Rates) -> None:
+        embed, head = model.embed.weight, model.head.weight
+        matrices = [p for p in model.parameters() if p is not embed and p is not head]
+        self._rates = rates
+        self._optimisers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=rates.matrix_lr, decay=rates.matrix_decay),
+            torch.optim.Adam([{"params": [embed], "lr": rates.embed_lr}, {"params": [head], "lr": rates.head_lr}],
+                             betas=(0.9, 0.98), fused=True)]
+        self._peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers]
+
+    def step(self, progress: float) -> None:
+        """Apply the gradients at the learning rates of this share of the run, and clear them."""
+        rate = max(self._rates.rate(progress), 0.0)
+        for optimiser, peaks in zip(self._optimisers, self._peaks, strict=True):
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * rate
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `load_state` takes."""
+        return [optimiser.state_dict() for optimiser in self._optimisers]
+
+    def load_state(self, states: list[dict[str, Any]]) -> None:
+        """Go on where another run stopped."""
+        for optimiser, state in zip(self._optimisers, states, strict=True):
+            optimiser.load_state_dict(state)

@@ -28,7 +28,7 @@ from models.training.card import write_card, write_plot
 from models.training.data import Corpus, Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, load
-from models.training.optim import Muon
+from models.training.optim import Rates, StudentOptimisers
 from models.training.student import Student, StudentConfig
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
@@ -37,8 +37,8 @@ MONITOR_WINDOWS = 48
 SAMPLED_STREAMS, SAMPLED_LENGTH = 1024, 512
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Rates):
     """Everything that decides a run besides the data."""
 
     seed: int
@@ -46,11 +46,6 @@ class Options:
     minutes: float
     windows: int = 8
     accumulate: int = 2
-    matrix_lr: float = 0.015
-    matrix_decay: float = 0.1
-    embed_lr: float = 0.02
-    head_lr: float = 0.004
-    warmup: float = 0.02
     label_share: float = 0.5
     sampled_share: float = 0.25
     opening_share: float = 0.25
@@ -58,13 +53,6 @@ class Options:
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used."""
         return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
-
-    def rate(self, progress: float) -> float:
-        """Learning rate relative to its peak: up in the warm-up, then down to zero in a straight line.
-
-        At a high rate trits flip back and forth and hold the loss, so most of the gain comes on the way down.
-        """
-        return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
 
 
 class Run:
@@ -74,17 +62,7 @@ class Run:
         self.options = options
         torch.manual_seed(options.seed)
         self.model = Student(StudentConfig())
-        embed, head = self.model.embed.weight, self.model.head.weight
-        matrices = [p for p in self.model.parameters() if p is not embed and p is not head]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=options.matrix_lr, decay=options.matrix_decay),
-            torch.optim.Adam(
-                [{"params": [embed], "lr": options.embed_lr}, {"params": [head], "lr": options.head_lr}],
-                betas=(0.9, 0.98),
-                fused=True,
-            ),
-        ]
-        self.peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
+        self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
@@ -99,7 +77,7 @@ class Run:
         state = {
             "options": asdict(self.options),
             "model": self.model.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimisers": self.optimisers.state(),
             "rng": self.rng.bit_generator.state,
             "step": self.step,
             "seconds": self.seconds,
@@ -115,8 +93,7 @@ class Run:
         state = torch.load(path, weights_only=False)
         run = cls(Options(**state["options"]))
         run.model.load_state_dict(state["model"])
-        for optimiser, saved in zip(run.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        run.optimisers.load_state(state["optimisers"])
         run.rng.bit_generator.state = state["rng"]
         run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
         return run
@@ -144,18 +121,12 @@ class Run:
 
     def advance(self, loss: nn.Module, text: Corpus, sampled: Corpus) -> float:
         """One optimiser step; returns the mean training loss of its micro-batches."""
-        rate = self.options.rate(self.options.progress(self.step, self.seconds))
-        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * max(rate, 0.0)
         total = 0.0
         for _ in range(self.options.accumulate):
             value = loss(*self.batch(text, sampled)) / self.options.accumulate
             value.backward()
             total += value.item()
-        for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        self.optimisers.step(self.options.progress(self.step, self.seconds))
         self.step += 1
         return total
 

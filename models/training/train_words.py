@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.training.data import HELD_OUT_FILE, TRAIN_FILE, sha256
 from models.training.export import export, load
-from models.training.optim import Muon
+from models.training.optim import Rates, StudentOptimisers
 from models.training.student import Student, StudentConfig
 from models.training.words import LONGEST, SEPARATOR, VOCABULARY, baselines, encode, stream, tokenizer_file, words
 from models.training.words_card import write_card
@@ -34,24 +34,14 @@ SHAPE = StudentConfig(
 IGNORED = -100             # a label that the loss leaves out
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Rates):
     """Everything that decides a run besides the data."""
 
     seed: int
     steps: int
     windows: int = 256
-    matrix_lr: float = 0.015
-    matrix_decay: float = 0.1
-    embed_lr: float = 0.02
-    head_lr: float = 0.004
-    warmup: float = 0.02
     opening_share: float = 0.5
-
-    def rate(self, step: int) -> float:
-        """Learning rate relative to its peak."""
-        progress = (step + 1) / self.steps
-        return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
 
 
 class Windows:
@@ -103,25 +93,14 @@ def train(options: Options, chosen: list[str], held_out: list[str]) -> tuple[Stu
     torch.manual_seed(options.seed)
     windows = Windows(chosen, np.random.default_rng(options.seed))
     model = Student(SHAPE)
-    embed, head = model.embed.weight, model.head.weight
-    matrices = [p for p in model.parameters() if p is not embed and p is not head]
-    optimisers: list[torch.optim.Optimizer] = [
-        Muon(matrices, lr=options.matrix_lr, decay=options.matrix_decay),
-        torch.optim.Adam([{"params": [embed], "lr": options.embed_lr}, {"params": [head], "lr": options.head_lr}],
-                         betas=(0.9, 0.98), fused=True)]
-    peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    optimisers = StudentOptimisers(model, options)
     curve, losses = [], []
     for step in range(options.steps):
-        for optimiser, rates in zip(optimisers, peaks, strict=True):
-            for group, peak in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = peak * options.rate(step)
         inputs, labels = windows.sample(options.windows, SHAPE.context, options.opening_share)
         loss = nn.functional.cross_entropy(model(inputs), labels.flatten())
         loss.backward()
         losses.append(loss.item())
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        optimisers.step((step + 1) / options.steps)
         if (step + 1) % max(1, options.steps // 20) == 0:
             curve.append({"step": step + 1, "train": round(float(np.mean(losses)), 4),
                           "held_out": round(loss_of(model, held_out), 4)})
