@@ -62,6 +62,14 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
+def write_model(folder: Path, config: dict[str, object], tensors: dict[str, Stored]) -> Path:
+    """A model directory of Hugging Face: config.json and the weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write(folder / "model.safetensors", safetensors_bytes(tensors))
+    return folder
+
+
 def write_sparse(path: Path, header: bytes, size_bytes: int) -> Path:
     """A file of that size of which only the header takes room on the disk."""
     with open(path, "wb") as file:

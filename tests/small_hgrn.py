@@ -4,12 +4,11 @@ The equations are those of arXiv 2406.02528 with the conventions of the publishe
 that the importer, the compiler or the reference contains.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from tests.containers import Stored, safetensors_bytes, write
+from tests.containers import Stored, write_model
 
 HIDDEN, FEED, LAYERS, VOCAB = 48, 72, 3, 512
 CONFIG = {
@@ -65,10 +64,7 @@ class SmallHgrn:
 
     def write(self, folder: Path) -> Path:
         """Its config.json and weights."""
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config))
-        write(folder / "model.safetensors", safetensors_bytes(self.stored))
-        return folder
+        return write_model(folder, self.config, self.stored)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float64 [T, vocab] of int [T]."""

@@ -3,7 +3,6 @@
 The mathematics is written from the publications and from nothing that the importer or the compiler contains.
 """
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
 from rtl.config import TINY
-from tests.containers import Stored, safetensors_bytes, write
+from tests.containers import Stored, write_model
 
 # What all of them need: wide planes for floats, rows for gains, and SiLU.
 SMALL = replace(TINY, name="small", weight_planes=5, weight_depth=1024, embed_planes=5, gain_rows=32, has_silu=True)
@@ -106,10 +105,7 @@ class SmallModel:
 
     def write(self, folder: Path) -> Path:
         """Its config.json and weights."""
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config))
-        write(folder / "model.safetensors", safetensors_bytes(self.stored))
-        return folder
+        return write_model(folder, self.config, self.stored)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """float64 [T, vocab] of int [T]: a Hugging Face Llama with the kind's layers."""
