@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from models.training.student import QuantisedWeight, Student, StudentConfig
 
@@ -65,13 +67,26 @@ def load(directory: Path) -> Student:
         context=published["max_position_embeddings"],
         rope_theta=published["rope_theta"],
         norm_eps=published["rms_norm_eps"],
+        parallel_residual=published.get("use_parallel_residual", False),
     )
     model = Student(config)
+    for weight, integers, step in _published(model, directory):
+        weight.freeze(integers, step)
+    return model
+
+
+def start_from(model: Student, directory: Path) -> None:
+    """Give a model of the same shape float weights that quantise to the published ones."""
+    for weight, integers, step in _published(model, directory):
+        weight.start_from(integers, step)
+
+
+def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeight, Tensor, Tensor]]:
+    """Every quantised weight of a model, with the integers and the step that a folder holds for it."""
     stored = load_file(directory / "model.safetensors")
     for name, weight in weights_by_name(model).items():
         values = unpack_trits(stored[name]) if weight.limit == 1 else stored[name]
-        weight.freeze(torch.from_numpy(values), torch.from_numpy(stored[f"{name}_scale"])[0])
-    return model
+        yield weight, torch.from_numpy(values).float(), torch.from_numpy(stored[f"{name}_scale"])[0]
 
 
 def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
@@ -91,6 +106,7 @@ def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rope_interleaved": True,
         "hidden_act": "relu2",
+        "use_parallel_residual": config.parallel_residual,
         "embed_planes": 3,
         "head_planes": 2,
         "norm_gain": False,

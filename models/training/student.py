@@ -33,6 +33,7 @@ class StudentConfig:
     context: int = 256
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    parallel_residual: bool = True
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -66,6 +67,22 @@ class QuantisedWeight(nn.Module):
         """Replace the float weight by exported integers and their scale."""
         self.weight = nn.Parameter(integers.float(), requires_grad=False)
         self.frozen_step = step
+
+    @torch.no_grad()
+    def start_from(self, integers: Tensor, step: Tensor) -> None:
+        """Take float weights that quantise to these integers, to train on from them.
+
+        Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
+        can move as many weights across a threshold as it could in the run that made the integers. Then one
+        factor for the whole tensor brings the step back to that of the integers.
+        """
+        spread = 1 / (self.step_per_mean * math.sqrt(2 / math.pi))   # of the float weight, in steps
+        low, high = integers - 0.5, integers + 0.5
+        low = torch.where(integers == -self.limit, -math.inf, low)
+        high = torch.where(integers == self.limit, math.inf, high)
+        below, above = (torch.special.ndtr(edge / spread) for edge in (low, high))
+        drawn = spread * torch.special.ndtri(below + (above - below) * torch.rand(integers.shape).clamp(0.01, 0.99))
+        self.weight.copy_(drawn * step / (drawn.abs().mean() * self.step_per_mean))
 
 
 def ternary(rows: int, columns: int, gain: float = 1.0) -> QuantisedWeight:
@@ -104,7 +121,7 @@ def integer_linear(integers: Tensor, step: Tensor, weights: list[QuantisedWeight
 
 
 class Block(nn.Module):
-    """Attention then feed-forward, each with a residual connection."""
+    """Attention and feed-forward, each with a residual connection: one after the other, or both from one norm of x."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -121,14 +138,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
-        integers, step = quantise_activations(rms_norm(x, self.config.norm_eps))
-        qkv = integer_linear(integers, step, [self.q_proj, self.k_proj, self.v_proj], dtype)
-        integers, step = quantise_activations(self.attend(qkv, cos, sin, batch))
-        x = x + integer_linear(integers, step, [self.o_proj], dtype)
-        integers, step = quantise_activations(rms_norm(x, self.config.norm_eps))
-        gate, up = integer_linear(integers, step, [self.gate_proj, self.up_proj], dtype).chunk(2, -1)
-        integers, step = quantise_activations(torch.relu(gate).square() * up)
-        return x + integer_linear(integers, step, [self.down_proj], dtype)
+        normed = quantise_activations(rms_norm(x, self.config.norm_eps))
+        qkv = integer_linear(*normed, [self.q_proj, self.k_proj, self.v_proj], dtype)
+        mixed = quantise_activations(self.attend(qkv, cos, sin, batch))
+        x = x + integer_linear(*mixed, [self.o_proj], dtype)
+        if not self.config.parallel_residual:
+            normed = quantise_activations(rms_norm(x, self.config.norm_eps))
+        gate, up = integer_linear(*normed, [self.gate_proj, self.up_proj], dtype).chunk(2, -1)
+        hidden = quantise_activations(torch.relu(gate).square() * up)
+        return x + integer_linear(*hidden, [self.down_proj], dtype)
 
     def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int) -> Tensor:
         """Causal attention on block-floating queries, keys and values: qkv [N, (H+2G)D] -> [N, H*D]."""

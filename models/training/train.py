@@ -27,14 +27,14 @@ from models.training import data as corpora
 from models.training.card import write_card, write_plot
 from models.training.data import Corpus, Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
-from models.training.export import export, load
+from models.training.export import export, load, start_from
 from models.training.optim import Rates, StudentOptimisers
 from models.training.student import Student, StudentConfig
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITOR_WINDOWS = 48
-SAMPLED_STREAMS, SAMPLED_LENGTH = 1024, 512
+SAMPLED_LENGTH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class Options(Rates):
     label_share: float = 0.5
     sampled_share: float = 0.25
     opening_share: float = 0.25
+    sampled_streams: int = 1024
+    start: str = ""
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used."""
@@ -62,6 +64,8 @@ class Run:
         self.options = options
         torch.manual_seed(options.seed)
         self.model = Student(StudentConfig())
+        if options.start:
+            start_from(self.model, Path(options.start))
         self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
@@ -156,7 +160,7 @@ def prepared(data: Path, work: Path, options: Options, progress: Progress) -> tu
     if not sampled_file.exists():
         task = progress.add_task("teacher writes stories", total=SAMPLED_LENGTH)
         tokens, ids, probabilities = sampled_stories(
-            teacher, SAMPLED_STREAMS, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n)
+            teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n)
         )
         np.savez(sampled_file, tokens=tokens, top_ids=ids, top_probabilities=probabilities)
     return (
@@ -209,6 +213,10 @@ def main(
     matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,
     label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
     sampled_share: Annotated[float, typer.Option(help="Share of sampled windows.")] = Options.sampled_share,
+    sampled_streams: Annotated[
+        int, typer.Option(help="Streams of 512 tokens that the teacher samples; 0.8 MB of memory each.")
+    ] = Options.sampled_streams,
+    start: Annotated[str, typer.Option(help="Folder of a published model of this shape to train on from.")] = "",
 ) -> None:
     """Train the ternary student and publish it."""
     torch.set_num_threads(threads)
@@ -217,6 +225,7 @@ def main(
     options = Options(
         seed=seed, steps=steps, minutes=minutes,
         matrix_lr=matrix_lr, label_share=label_share, sampled_share=sampled_share,
+        sampled_streams=sampled_streams, start=start,
     )  # fmt: skip
     run = Run.resume(state) if resume else Run(options)
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
