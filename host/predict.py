@@ -129,8 +129,7 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
     turn = 0
     for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
-        waits = ((idle[u][0] + timing.WAIT_CYCLES * bool(u & op.wait), idle[u][1])
-                 for u in Unit if u & (op.wait | unit))
+        waits = ((idle[u][0] + timing.WAIT_CYCLES, idle[u][1]) for u in Unit if u & (op.wait | unit))
         free, last = max(waits, default=(0, None), key=lambda entry: entry[0])
         start, after = (free, last) if free > turn else (turn, None)
         end = start + duration(config, op, position, greedy=greedy) + 1

@@ -51,7 +51,7 @@ class Sequencer(wiring.Component):
     finished : pulses at the end of each pass.
     prompt : tokens that are given.
     records : sampled tokens, the position of the input they follow, and the cycles of the pass.
-    ops : one stream per dispatched opcode, named like it.
+    ops : one stream per dispatched opcode, named like it; a unit that is not busy must be ready.
     busy : per unit, in the order of ``Unit``.
     token, now : current token and position, for the units.
     sampled : token of the sampler.
@@ -88,26 +88,30 @@ class Sequencer(wiring.Component):
         counter = Signal(range(self._config.program_depth))
         op = Signal(PROGRAM_BITS)
         chosen = Signal(1 << OPCODE_BITS)   # one bit per opcode: that of op, decoded on its way there
-        # The bit of op's opcode, if the units that op waits for were idle in the cycle before.
+        waits = Signal(len(Unit))           # units that op waits for: those in its mask and its own
+        # The bit of op's opcode, if these units were idle in the cycle before. They still are, so an offer needs no
+        # answer: that of a distant unit would be the longest way of the chip.
         offer = Signal.like(chosen)
         cycles = Signal(32)
         remaining = Signal(16)
         stopping = Signal()
-        wait = op[OPCODE_BITS:FIELD_BASE]
         arriving = Cat(read.data[:OPCODE_BITS] == opcode for opcode in range(len(chosen)))
+        own = Cat(Cat(arriving[opcode] for opcode in DISPATCHED if UNIT_OF[opcode] == unit).any() for unit in Unit)
+        take = [op.eq(read.data), chosen.eq(arriving), waits.eq(read.data[OPCODE_BITS:FIELD_BASE] | own)]
         clear = Signal()
         starting = Signal()                 # registered, for tokens and start come from far away
         accept = Signal()
-        m.d.comb += [read.addr.eq(counter), clear.eq(~(wait & self.busy).any())]
+        m.d.comb += [read.addr.eq(counter), clear.eq(~(waits & self.busy).any())]
         # The units lie far apart: their state gets a cycle for the way here. By the time of an offer the memory shows
         # the operation after the one in op.
         m.d.sync += [cycles.eq(cycles + 1), offer.eq(0), starting.eq(self.start & (self.tokens != 0))]
         with m.If(self.stop):
             m.d.sync += stopping.eq(1)
         with m.If(accept):
-            m.d.sync += [op.eq(read.data), chosen.eq(arriving), counter.eq(counter + 1)]
+            m.d.sync += [*take, counter.eq(counter + 1)]
 
-        self._issue(m, op, offer, accept)
+        self._issue(m, op, offer)
+        m.d.comb += accept.eq(Cat(offer[opcode] for opcode in DISPATCHED).any() | self.finished)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += counter.eq(0)
@@ -126,19 +130,19 @@ class Sequencer(wiring.Component):
                     m.next = "DONE"
             with m.State("LOAD"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += [op.eq(read.data), chosen.eq(arriving), offer.eq(Mux(self.busy.any(), 0, arriving))]
+                m.d.sync += [*take, offer.eq(Mux(self.busy.any(), 0, arriving))]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += self.running.eq(1)
                 m.d.sync += offer.eq(Mux(clear & ~accept, chosen, 0))
-                m.d.comb += self.issue_stall.eq(~clear | (offer.any() & ~offer[Opcode.END] & ~accept))
+                m.d.comb += self.issue_stall.eq(~clear)
                 with m.If(offer[Opcode.END]):
                     m.d.comb += [self.records.valid.eq(1),
                                  self.records.payload.token.eq(self.sampled),
                                  self.records.payload.position.eq(self.now),
                                  self.records.payload.cycles.eq(cycles)]
                     with m.If(self.records.ready):
-                        m.d.comb += [self.finished.eq(1), accept.eq(1)]
+                        m.d.comb += self.finished.eq(1)
                         m.d.sync += [remaining.eq(remaining - 1), self.now.eq(self.now + 1), counter.eq(0)]
                         m.next = "NEXT"
                         with m.If((remaining == 1) | stopping):
@@ -152,15 +156,13 @@ class Sequencer(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _issue(self, m: Module, op: Signal, offer: Signal, accept: Signal) -> None:
-        """Hand the operation to its unit."""
+    def _issue(self, m: Module, op: Signal, offer: Signal) -> None:
+        """Hand the operation to its unit, which is idle and so takes it."""
         for candidate in DISPATCHED:
             port = getattr(self.ops, candidate.name.lower())
             width = sum(bits for _, bits in FIELDS[candidate])
-            m.d.comb += port.valid.eq(offer[candidate])
-            with m.If(offer[candidate]):
-                m.d.comb += accept.eq(port.ready)
-            m.d.comb += port.payload.as_value().eq(op[FIELD_BASE : FIELD_BASE + width])
+            m.d.comb += [port.valid.eq(offer[candidate]),
+                         port.payload.as_value().eq(op[FIELD_BASE : FIELD_BASE + width])]
 
     def _load_program(self, m: Module, memory: Memory) -> None:
         write = memory.write_port()
