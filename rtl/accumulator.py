@@ -1,6 +1,6 @@
 """Combines the sums of a row's column blocks and trit planes, and rounds the result to an element."""
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,19 +47,36 @@ class Accumulator(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.triple = triple = GatedAdder(width=self._bits, primitives=self._primitives)
-        m.submodules.accumulate = accumulate = GatedAdder(width=self._bits, primitives=self._primitives)
-        total, element = (Signal(signed(self._bits), reset_less=True) for _ in range(2))
-        m.d.comb += connect_adder(triple, total, total << 1, gate=self.plane)
-        m.d.comb += connect_adder(accumulate, triple.o, self.dot, negative=self.negative, carry=self.negative)
-        m.d.sync += element.eq(Mux(self.last, accumulate.o, 0))
-        with m.If(self.valid):
-            m.d.sync += total.eq(accumulate.o)
-            with m.If(self.last):
-                m.d.sync += total.eq(0)
+        element = accumulate_dots(m, bits=self._bits, primitives=self._primitives, valid=self.valid, plane=self.plane,
+                                  last=self.last, show=self.last, dot=self.dot, negative=self.negative,
+                                  carry=self.negative)
         if self._shifts:
-            rounded = Signal.like(element)
-            m.d.sync += [rounded.eq(element + self.half), self.o.eq(rounded >> self.shift)]
+            round_element(m, element, self.half, self.shift, self.o)
         else:
             m.d.comb += self.o.eq(element)
         return m
+
+
+def accumulate_dots(m: Module, *, bits: int, primitives: str, valid: Value, plane: Value, last: Value, show: Value,
+                    dot: Value, negative: Value | int, carry: Value | int) -> Signal:
+    """The sum of an element in the cycle after its last dot if ``show``, else zero; other inputs as `Accumulator`.
+
+    ``carry`` adds one to the dot, which ``negative`` inverts.
+    """
+    m.submodules.triple = triple = GatedAdder(width=bits, primitives=primitives)
+    m.submodules.accumulate = accumulate = GatedAdder(width=bits, primitives=primitives)
+    total, element = (Signal(signed(bits), reset_less=True) for _ in range(2))
+    m.d.comb += connect_adder(triple, total, total << 1, gate=plane)
+    m.d.comb += connect_adder(accumulate, triple.o, dot, negative=negative, carry=carry)
+    m.d.sync += element.eq(Mux(show, accumulate.o, 0))
+    with m.If(valid):
+        m.d.sync += total.eq(accumulate.o)
+        with m.If(last):
+            m.d.sync += total.eq(0)
+    return element
+
+
+def round_element(m: Module, element: Value, half: Value, shift: Value, o: Signal) -> None:
+    """``o`` is ``element`` of two cycles before, shifted right and rounded."""
+    rounded = Signal.like(element)
+    m.d.sync += [rounded.eq(element + half), o.eq(rounded >> shift)]

@@ -71,17 +71,18 @@ class Peak(wiring.Component):
                     present |= step[index]
                 remaining = half
             better = Signal(name=f"better_{row}")
-            self._compare(m, difference, candidate, peak, better)
+            compare_peaks(m, difference, candidate, peak, better)
             with m.If(self.clear):
                 m.d.sync += peak.eq(0)
             with m.Elif(present & better):
                 m.d.sync += peak.eq(candidate)
         return m
 
-    def _compare(self, m: Module, difference: object, candidate: data.View, peak: data.View, better: Signal) -> None:
-        """``better`` if the candidate is larger; if they are equal, it may be either."""
-        # candidate - peak counts the two signs, but for one case: both ones are in it if only the candidate is
-        # negative, where the result is one too small, which matters only between equal values.
-        m.d.comb += [*connect_adder(difference, candidate.magnitude, peak.magnitude, negative=C(1),
-                                    carry=Mux(candidate.negative, 1, ~peak.negative)),
-                     better.eq(~difference.o[-1])]
+
+def compare_peaks(m: Module, difference: object, candidate: data.View, peak: data.View, better: Signal) -> None:
+    """``better`` if the candidate is larger; if they are equal, it may be either. The adder ``difference`` compares."""
+    # candidate - peak counts the two signs, but for one case: both ones are in it if only the candidate is
+    # negative, where the result is one too small, which matters only between equal values.
+    m.d.comb += [*connect_adder(difference, candidate.magnitude, peak.magnitude, negative=C(1),
+                                carry=Mux(candidate.negative, 1, ~peak.negative)),
+                 better.eq(~difference.o[-1])]
