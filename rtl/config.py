@@ -74,6 +74,7 @@ class Config:
     has_silu : whether the vector unit can gate by SiLU, besides the square of ReLU.
     has_recurrence : whether there is what the layers of HGRN need besides SiLU: the sigmoid, and a scalar register that
         lets their states begin from nothing.
+    slots : vectors that share one pass over the weights (stream only); more than one take an engine without tables.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Config:
     gain_rows: int = 0
     has_silu: bool = False
     has_recurrence: bool = False
+    slots: int = 1
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -114,6 +116,12 @@ class Config:
             raise ValueError("has_recurrence needs has_silu")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
+        if self.slots < 1:
+            raise ValueError(f"slots must be positive, got {self.slots}")
+        if self.slots > 1 and (self.weight_source, self.rows, self.block_beats) != ("sdram", 1, 1):
+            raise ValueError(f"slots {self.slots} need weight_source sdram, rows 1 and block_beats 1")
+        if self.slots > 1 and self.activation_depth & (self.activation_depth - 1):
+            raise ValueError(f"activation_depth {self.activation_depth} must be a power of two if there are slots")
 
     @property
     def columns(self) -> int:

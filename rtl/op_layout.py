@@ -47,6 +47,11 @@ def row_write_port(lanes: int, rows: int, address_bits: int) -> Signature:
                       "data": Out(elements(rows))})
 
 
+def slot_write_port(lanes: int, slots: int) -> Signature:
+    """Write port of an engine with slots as seen by the engine: whole beats, each of one slot's vectors."""
+    return Signature({"enable": Out(1), "slot": Out(range(slots)), "beat": Out(8), "data": Out(elements(lanes))})
+
+
 def read_port(layout: data.Layout, address_bits: int) -> Signature:
     """Read port as seen by the reader; the memory says how many cycles after the address the data follow."""
     return Signature({"enable": Out(1), "address": Out(address_bits), "data": In(layout)})

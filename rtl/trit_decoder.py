@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from rtl.config import CODE_BITS, CODE_TRITS, SIGN, Config
-from rtl.tile_layout import relative_signs, tile_layout
+from rtl.tile_layout import TRIT, relative_signs, tile_layout, trits_layout
 from rtl.timing import BASE3_WORD_TRITS
 
 DIGIT_BITS = 2             # a base-3 digit is trit + 1
@@ -14,6 +14,10 @@ BYTE_DIGITS = 5
 WORD_BYTES = 4
 POWERS = [3**index for index in range(BYTE_DIGITS)]
 BYTE_TABLE = [sum(byte // power % 3 << DIGIT_BITS * index for index, power in enumerate(POWERS)) for byte in range(256)]
+TRITS_BY_DIGIT = [TRIT.const(fields).as_bits() for fields in (
+    {"nonzero": 1, "negative": 1}, {"nonzero": 0, "negative": 0}, {"nonzero": 1, "negative": 0})]
+TRIT_TABLE = [sum(TRITS_BY_DIGIT[byte // power % 3] << DIGIT_BITS * index for index, power in enumerate(POWERS))
+              for byte in range(256)]
 
 
 class CodeEncoder(wiring.Component):
@@ -44,6 +48,7 @@ class CodeEncoder(wiring.Component):
 class TritDecoder(wiring.Component):
     """Turns words of four base-3 bytes, five trits each, low power first, into tiles.
 
+    An engine with slots looks nothing up: its tiles are the trits themselves, as the tables of bytes hold them.
     Whether a tile is taken becomes known late, so it only decides what a spare register holds.
 
     Latency: ``2 + rows * columns / 20`` cycles from the first word of a tile to the tile; one word per cycle. While
@@ -56,7 +61,7 @@ class TritDecoder(wiring.Component):
     Members
     -------
     words : stream from SDRAM.
-    tiles : the tiles.
+    tiles : the tiles, `tile_layout` or, with slots, `trits_layout`.
 
     Raises
     ------
@@ -69,8 +74,8 @@ class TritDecoder(wiring.Component):
             raise ValueError(f"rows * columns must be a multiple of {BASE3_WORD_TRITS}, got {trits}")
         self._config = config
         self._tile_words = trits // BASE3_WORD_TRITS
-        super().__init__({"words": In(stream.Signature(32)),
-                          "tiles": Out(stream.Signature(tile_layout(config.rows, config.codes)))})
+        layout = trits_layout(config.columns) if config.slots > 1 else tile_layout(config.rows, config.codes)
+        super().__init__({"words": In(stream.Signature(32)), "tiles": Out(stream.Signature(layout))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -87,8 +92,10 @@ class TritDecoder(wiring.Component):
         m.d.comb += self.words.ready.eq(~decoded_valid | append)
         with m.If(self.words.ready):
             m.d.sync += decoded_valid.eq(self.words.valid)
+        with_slots = self._config.slots > 1
+        contents = TRIT_TABLE if with_slots else BYTE_TABLE
         for byte in range(WORD_BYTES):
-            table = Memory(shape=DIGIT_BITS * BYTE_DIGITS, depth=len(BYTE_TABLE), init=BYTE_TABLE,
+            table = Memory(shape=DIGIT_BITS * BYTE_DIGITS, depth=len(contents), init=contents,
                            attrs={"rom_style": "block"})
             m.submodules[f"table_{byte}"] = table
             read = table.read_port()
@@ -109,7 +116,7 @@ class TritDecoder(wiring.Component):
         with m.Elif(self.tiles.ready):
             m.d.sync += spare_valid.eq(0)
         with m.If(~latest_valid | ~spare_valid):
-            m.d.sync += [latest.eq(self._codes(m, digits)), latest_valid.eq(full)]
+            m.d.sync += [latest.eq(digits if with_slots else self._codes(m, digits)), latest_valid.eq(full)]
         return m
 
     def _codes(self, m: Module, digits: Signal) -> Cat:
