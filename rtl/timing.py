@@ -44,14 +44,27 @@ def accumulator_cycles(config: Config) -> int:
     return 3 if config.shift_max else 1
 
 
+SLOT_READ_CYCLES = 2       # in a slot, from the number of a beat to its activations
+SLOT_DOT_CYCLES = 2        # in a slot, from trits to the sum of a tile
+SLOT_REPORT_CYCLES = 1     # from the last element of an operation to the first peak
+
+
 def fill_cycles(config: Config, op: Op) -> int:
-    """Tile engine: until it takes the first tile."""
+    """Engine: until it takes the first tile."""
+    if config.slots > 1:
+        return 0
     return TABLE_READY_CYCLES + (1 + op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0)
 
 
-def tile_cycles(config: Config, op: Op) -> int:
-    """Tile engine: in which it takes the tiles of an operation if they are there."""
+def tile_cycles(config: Config, op: Op, slots: int = 1) -> int:
+    """Engine: in which it takes the tiles of an operation if they are there, with this many slots in use.
+
+    Slots share the way of their elements, so one element of each takes as many cycles as there are slots, or more.
+    """
     tiles = op.groups * op.planes * op.blocks
+    if config.slots > 1:
+        element = op.planes * op.blocks
+        return element + (op.groups - 1) * max(element, slots)
     if config.weight_source == "sdram" and tiles > DECODED_TILES:
         return DECODED_TILES + (tiles - DECODED_TILES) * tile_words(config)
     return tiles
@@ -62,10 +75,21 @@ def tile_words(config: Config) -> int:
     return config.rows * config.columns // BASE3_WORD_TRITS
 
 
-def engine_cycles(config: Config, op: Op) -> int:
-    """Tile engine: while its weight source never starves it and the scalar unit takes the peak at once."""
-    drain = row_latency(config) + accumulator_cycles(config) + 1 + peak_steps(config.rows)
-    return fill_cycles(config, op) + tile_cycles(config, op) + drain
+def slot_latency(config: Config) -> int:
+    """Cycles from a tile to the element of the first slot: on the way into the slot, in it, and between all slots."""
+    return 1 + SLOT_READ_CYCLES + SLOT_DOT_CYCLES + 1 + accumulator_cycles(config)
+
+
+def engine_cycles(config: Config, op: Op, slots: int = 1) -> int:
+    """Engine: while its weight source never starves it and the scalar unit takes each peak at once.
+
+    An engine with slots takes a tile per cycle and ends with an element and a peak of each slot in use.
+    """
+    if config.slots > 1:
+        drain = slot_latency(config) + slots + SLOT_REPORT_CYCLES + slots - 1
+    else:
+        drain = row_latency(config) + accumulator_cycles(config) + 1 + peak_steps(config.rows)
+    return fill_cycles(config, op) + tile_cycles(config, op, slots) + drain
 
 
 REDUCTION_FAN_IN = 4       # values that one stage of a reduction over lanes combines
