@@ -7,7 +7,7 @@ import numpy as np
 
 from host.errors import TritloomError
 from host.image import Image
-from rtl.config import CODE_BITS, WORD_BITS, Config
+from rtl.config import CODE_BITS, DRAFT_TAG_BITS, DRAFT_WAYS, WORD_BITS, Config
 from rtl.csr_map import RAM_BYTES, Space
 from rtl.firmware_build import with_image_id
 from rtl.isa import PROGRAM_BITS
@@ -51,6 +51,10 @@ def block_memories(image: Image, firmware: bytes) -> Memories:
                 depth = 2 * (1 << _rotary_index_bits(c)) * _stride(c.head_dim // 2)
                 factors = words.astype(np.uint16).reshape(-1, 2).view(np.uint32)
                 memories["rotary"] = _table("rotary", _bits(factors), depth, ROTARY_BITS)
+            case Space.DRAFTS:
+                width = DRAFT_WAYS * (DRAFT_TAG_BITS + c.token_bits)
+                bits = _bits(words.reshape(-1, _stride(math.ceil(width / PIECE_BITS))))
+                memories["drafts"] = _table("drafts", bits, c.draft_sets, width)
     return memories
 
 
@@ -66,6 +70,9 @@ def noise(config: Config) -> tuple[Image, bytes]:
         "embedding": chance.integers(0, 1 << c.embed_bits, (c.embed_rows, c.embed_beats * c.lanes), np.uint8),
         "rotary": chance.integers(-1 << 15, 1 << 15, (2, 1 << _rotary_index_bits(c), c.head_dim // 2, 2), np.int16),
         "tokenizer": np.zeros(0, np.uint8)}
+    if c.draft_sets:
+        limit = 1 << DRAFT_TAG_BITS + c.token_bits
+        sections["drafts"] = chance.integers(0, limit, (c.draft_sets, DRAFT_WAYS), np.uint32)
     if c.weight_source == "sdram":
         sections["stream"] = np.zeros(0, np.uint8)
     else:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from host.drafts import Drafts
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -65,6 +67,7 @@ class Checkpoint:
         and of sub-norms ``{i}.o``, ``{i}.down``. With a recurrence each projection reads a norm of its own (``{i}.i``,
         ``{i}.f``, ``{i}.g``), most of them behind another: ``{i}.mixer``, ``{i}.feed``, ``final``. ``{i}.gated`` is the
         norm of the output gate, ``{i}.forget`` 1 less the lower bounds of the forget gate.
+    drafts : tokens that usually follow a context, for configurations with a drafter; see `host.drafts.Drafts`.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     tokenizer: bytes = b""
     gains: dict[str, np.ndarray] = field(default_factory=dict)
+    drafts: Drafts = field(default_factory=dict)
 
     @property
     def quantised(self) -> dict[str, dict[str, float]]:

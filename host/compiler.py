@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from host.checkpoint import Checkpoint
+from host.drafts import draft_table
 from host.errors import TritloomError
 from host.gains import GainTable, gain_beats, gain_digits
 from host.hgrn_program import HgrnProgram
@@ -48,6 +49,8 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
     else:
         stream = to_base3(tiles)
         sections["stream"] = np.pad(stream, (0, -len(stream) % 4), constant_values=121)
+    if config.draft_sets:
+        sections["drafts"] = draft_table(config, checkpoint.drafts)
     model = {"name": checkpoint.name, **asdict(shape), "ternary_parameters": checkpoint.ternary_parameters}
     if checkpoint.quantised:
         model["quantised"] = checkpoint.quantised

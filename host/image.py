@@ -20,7 +20,7 @@ from host.errors import TritloomError
 from host.listing import program_listing
 from host.packing import absolute_signs, from_base3, from_codes, words_to_codes
 from host.predict import predict
-from rtl.config import Config
+from rtl.config import DRAFT_TAG_BITS, Config
 from rtl.csr_map import Space
 from rtl.isa import PROGRAM_BITS, Op, Opcode
 
@@ -40,7 +40,8 @@ class Image:
     model : name of the model and its dimensions, from the checkpoint.
     sections : ``program`` uint32 [ops, 3]; ``weights`` uint64 [tiles, rows * row_words] (block RAM) or ``stream`` uint8
         (base-3 bytes); ``embedding`` uint8 [vocab, embed_beats * lanes] offset binary; ``rotary`` int16
-        [2, 2**fine, head_dim/2, 2]; ``tokenizer`` uint8.
+        [2, 2**fine, head_dim/2, 2]; ``tokenizer`` uint8; with a drafter ``drafts`` uint32 [draft_sets, DRAFT_WAYS], see
+        `host.drafts.draft_table`.
     """
 
     config: Config
@@ -186,10 +187,12 @@ class Image:
             yield Space.WEIGHTS, 0, pieces.astype(np.uint32).ravel()
         else:
             yield Space.SDRAM, 0, self.sections["stream"].view("<u4")
-        yield Space.EMBEDDING, 0, _wide_words(self.sections["embedding"].reshape(-1, c.lanes), c.embed_bits)
+        yield Space.EMBEDDING, 0, wide_words(self.sections["embedding"].reshape(-1, c.lanes), c.embed_bits)
         rotary = self.sections["rotary"].view(np.uint16).astype(np.uint32)
         pairs = rotary.shape[2]
         yield Space.ROTARY, 0, np.pad(rotary, ((0, 0), (0, 0), (0, _stride(pairs) - pairs), (0, 0))).ravel()
+        if "drafts" in self.sections:
+            yield Space.DRAFTS, 0, wide_words(self.sections["drafts"], DRAFT_TAG_BITS + c.token_bits)
 
     def listing(self) -> str:
         """The token program as text, with predicted cycles."""
@@ -204,9 +207,9 @@ def _stride(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _wide_words(values: np.ndarray, bits: int) -> np.ndarray:
+def wide_words(values: np.ndarray, bits: int) -> np.ndarray:
     """uint32 pieces of rows of ``bits``-bit values, each row padded to a power of two of pieces."""
-    flags = np.unpackbits(values[..., None].astype(np.uint8), axis=-1, count=bits, bitorder="little")
+    flags = np.unpackbits(values[..., None].astype("<u4").view(np.uint8), axis=-1, count=bits, bitorder="little")
     flat = flags.reshape(len(values), -1)
     pieces = math.ceil(flat.shape[1] / 32)
     padded = np.pad(flat, ((0, 0), (0, _stride(pieces) * 32 - flat.shape[1])))

@@ -8,6 +8,7 @@ import numpy as np
 from host.balance import balance
 from host.checkpoint import Checkpoint, Shape, Tensor
 from host.decode import FLOATS, decode_floats, decode_matrix, decode_scale
+from host.drafts import DRAFTS_FILE, read_drafts
 from host.errors import TritloomError
 from host.integrity import Inspector, Integrity
 from host.model_files import ModelFiles, open_model
@@ -58,9 +59,11 @@ def import_checkpoint(path: Path, *, force: bool = False, config: Config | None 
         Layout(replace(model.architecture.shape, embed_planes=1, head_planes=1), config)
     beside = (path if path.is_dir() else path.parent) / TOKENIZER_FILE
     pieces = _read_tokenizer(tokenizer or beside) if tokenizer or beside.exists() else b""
+    learned = beside.with_name(DRAFTS_FILE)
+    drafts = read_drafts(learned, model.architecture.shape.vocab) if learned.exists() else {}
     reader = _Reader(model, Inspector(force=force), config, budget or PlaneBudget())
     tensors, shape = reader.read()
-    return Checkpoint(model.name, shape, tensors, pieces, reader.gains), reader.inspector.result(model)
+    return Checkpoint(model.name, shape, tensors, pieces, reader.gains, drafts), reader.inspector.result(model)
 
 
 class _Reader:

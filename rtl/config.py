@@ -19,6 +19,12 @@ GROUP_CODES = 7            # codes that the adder tree joins before others, with
 WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
+DRAFT_TOKENS = 4           # the longest context that the drafter knows tokens after
+DRAFT_WAYS = 4             # contexts in a set of its learned table
+DRAFT_TAG_BITS = 9
+RECENT_TOKENS = (2, 3)     # lengths of contexts that it remembers from the text itself
+RECENT_TAG_BITS = 8
+RECENT_WORDS = 4           # words of that memory per position of the context: few contexts share one
 
 
 def largest_sum(columns: int, planes: int) -> int:
@@ -75,6 +81,7 @@ class Config:
     has_recurrence : whether there is what the layers of HGRN need besides SiLU: the sigmoid, and a scalar register that
         lets their states begin from nothing.
     slots : vectors that share one pass over the weights (stream only); more than one take an engine without tables.
+    draft_sets : sets of the drafter's learned table, ``DRAFT_WAYS`` contexts each; a power of two (0: no drafter).
     """
 
     name: str
@@ -102,6 +109,7 @@ class Config:
     has_silu: bool = False
     has_recurrence: bool = False
     slots: int = 1
+    draft_sets: int = 0
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -114,6 +122,8 @@ class Config:
             raise ValueError(f"context {self.context} must be a power of two")
         if self.has_recurrence and not self.has_silu:
             raise ValueError("has_recurrence needs has_silu")
+        if self.draft_sets & (self.draft_sets - 1) or self.draft_sets == 1:
+            raise ValueError(f"draft_sets {self.draft_sets} must be 0 or a power of two from 2 on")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
         if self.slots < 1:
@@ -197,6 +207,15 @@ class Config:
     @property
     def context_log2(self) -> int:
         return self.context.bit_length() - 1
+
+    @property
+    def token_bits(self) -> int:
+        return (self.vocab - 1).bit_length()
+
+    @property
+    def recent_words(self) -> int:
+        """Contexts of the text that the drafter remembers; a power of two."""
+        return RECENT_WORDS * self.context
 
     @property
     def geometry(self) -> int:

@@ -90,6 +90,7 @@ class Space(IntEnum):
     WEIGHTS = 2
     EMBEDDING = 3
     ROTARY = 4
+    DRAFTS = 5
 
 
 class Message(IntEnum):

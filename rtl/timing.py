@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from rtl.config import GROUP_CODES, Config
+from rtl.config import DRAFT_TOKENS, GROUP_CODES, RECENT_TOKENS, Config
 from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
@@ -16,6 +16,7 @@ DECODED_TILES = 3          # tiles that the decoder of the SDRAM stream holds re
 BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
 TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
 TABLE_DISTRIBUTED_DEPTH = 16
+DRAFT_CYCLES = DRAFT_TOKENS + 4     # from one draft to the next
 TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the least latency of a weight source
 
 
@@ -172,3 +173,8 @@ def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:
     """Sampler: the same with and without noise."""
     chunks = -(-op.count // config.sampler_lanes)
     return chunks + SAMPLER_PIPELINE_CYCLES + (config.sampler_lanes - 1).bit_length()
+
+
+def remember_cycles(config: Config, *, first: bool) -> int:
+    """Drafter: from a token to its first draft and to the next token; the first one lets it forget the text before."""
+    return DRAFT_CYCLES + len(RECENT_TOKENS) + (config.recent_words if first else 0)
