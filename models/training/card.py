@@ -64,6 +64,13 @@ To retrain, put the data files into a folder and run, from the root of the repos
 
 `--steps {steps}` in place of `--minutes` makes the schedule independent of the machine's speed.
 
+## Drafts
+
+`drafts.safetensors` lists contexts of one to four tokens, most useful first, and the token that this model
+finds likeliest after each at temperature 0.8, summed over training text that it read. Accelerators with
+a drafter guess by them. They belong to these weights: `scripts/train --drafts --data FOLDER` makes them
+again.
+
 ## Limits
 
 Stories of a few paragraphs in the vocabulary of a small child, and often without sense; nothing else.
