@@ -43,7 +43,7 @@ HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be
 MAX_RATIO = 64
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-NAMES = ("activation", "mixer")
+NAMES = ("activation", "mixer", "is_parallel")
 OPTIONAL = (*NAMES, "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
@@ -105,6 +105,11 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     objections = [] if activation in ACTIVATIONS else [
         f"hidden_act is {_show(activation)} (supported: {', '.join(map(repr, ACTIVATIONS))})"]
     values["activation"] = activation if activation in ACTIVATIONS else ACTIVATIONS[0]
+    parallel = config.get("use_parallel_residual", False)
+    values["is_parallel"] = own and parallel is True
+    if parallel not in ((False, True) if own else (False,)) or (parallel and activation != "relu2"):
+        objections.append(f"use_parallel_residual is {_show(parallel)} (supported: False"
+                          f"{', and True with hidden_act relu2' if own else ''})")
     interleaved = config.get("rope_interleaved", None if own else False)
     if type(interleaved) is not bool:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")

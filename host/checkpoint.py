@@ -17,6 +17,7 @@ class Shape:
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
     ``down``.
+    ``is_parallel`` : attention and feed-forward read the same normed vector, and both add to the residual stream.
     """
 
     hidden: int
@@ -35,6 +36,7 @@ class Shape:
     sub_norms: tuple[str, ...] = ()
     activation: str = "relu2"
     mixer: str = "attention"
+    is_parallel: bool = False
 
 
 @dataclass(frozen=True)

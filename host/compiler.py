@@ -10,7 +10,9 @@ from host.errors import TritloomError
 from host.gains import GainTable, gain_beats, gain_digits
 from host.hgrn_program import HgrnProgram
 from host.image import PROGRAM_PIECES, Image
+from host.masks import with_sampling_beside
 from host.packing import codes_to_words, relative_signs, to_base3, to_codes
+from host.parallel_program import ParallelProgram
 from host.program import Layout
 from host.tiler import Tiler
 from host.token_program import TokenProgram
@@ -29,8 +31,9 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
     layout = Layout(shape, config, gain_beats=gain_beats(checkpoint, config), gain_digits=gain_digits(config))
     tiler = Tiler(checkpoint, config)
     gains = GainTable(checkpoint, config, tiler.vector_by_query)
-    token_program = HgrnProgram if shape.mixer == "hgrn" else TokenProgram
+    token_program = HgrnProgram if shape.mixer == "hgrn" else ParallelProgram if shape.is_parallel else TokenProgram
     program = token_program(checkpoint, config, layout, tiler, gains).operations()
+    program = with_sampling_beside(config, program)
     if len(program) > config.program_depth:
         raise TritloomError(f"the program has {len(program)} operations, {config.name} holds {config.program_depth}")
     words = [op.encode() for op in program]

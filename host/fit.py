@@ -185,12 +185,19 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     kv_elements = 0 if is_hgrn else ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
     yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * config.word_lanes * kv_bytes)
     queries = ceil(shape.heads * shape.head_dim / lanes)
-    mixer = 3 * hidden if is_hgrn else 2 * queries + 2 * kv_elements // lanes
+    mixer = 3 * hidden if is_hgrn else queries + 2 * kv_elements // lanes
     # Of x, and with a recurrence of the states and of what several norms read.
     kept = (2 + shape.layers) * hidden if is_hgrn else hidden
-    beats = kept + max(max(2 * feed, mixer) + hidden, ceil(shape.vocab / lanes))
-    yield Limit("vector memory", beats * lanes * ELEMENT_BITS // 8, config.vector_depth * lanes * ELEMENT_BITS // 8)
-    yield Limit("activation memory", max(hidden, feed, queries) * lanes, config.activation_depth * lanes)
+    scratch = max(2 * feed, mixer) + hidden
+    beat_bits = lanes * ELEMENT_BITS
+    if config.bank_beats:
+        beside = hidden + (queries + kv_elements // lanes) * shape.is_parallel
+        yield Limit("second bank of vector memory", beside * beat_bits // 8, config.bank_beats * beat_bits // 8)
+        kept, scratch = 0, max(2 * feed, feed + 3 * hidden if shape.is_parallel else max(feed, mixer) + hidden)
+    beats = kept + max(scratch, ceil(shape.vocab / lanes))
+    yield Limit("vector memory", beats * beat_bits // 8, config.engine_beats * beat_bits // 8)
+    active = hidden + feed if shape.is_parallel else max(hidden, feed, queries)
+    yield Limit("activation memory", active * lanes, config.activation_depth * lanes)
 
 
 def _placed(model: ModelFiles, config: Config) -> Iterator[Placed]:

@@ -87,29 +87,29 @@ class HgrnProgram(TokenProgram):
     def _recur(self, layer: int, state: int) -> None:
         """-h += (f - 1) * (silu(i) - h), where h is nothing at position 0."""
         emit, at, beats, norm = self.emit, self.layout, self.layout.hidden_beats, f"{layer}.forget"
-        emit.scale(state, beats, HISTORY_SCALAR, S.SCRATCH, wait=Unit.ENGINE)
-        emit.scale(at.i, beats, S.Q, S.SCRATCH, wait=Unit.SCALAR)
-        emit.silu(at.i, beats, S.SCRATCH)
-        emit.add(at.i, state, beats, S.TO_STATE, S.SCRATCH, wait=Unit(0), dst=at.i)
-        emit.scale(at.f, beats, S.K, S.SCRATCH)
+        emit.scale(state, beats, HISTORY_SCALAR, NO_SCALAR, wait=Unit.ENGINE)
+        emit.scale(at.i, beats, S.Q, NO_SCALAR, wait=Unit.SCALAR)
+        emit.silu(at.i, beats, NO_SCALAR)
+        emit.add(at.i, state, beats, S.TO_STATE, NO_SCALAR, wait=Unit(0), dst=at.i)
+        emit.scale(at.f, beats, S.K, NO_SCALAR)
         emit.sigmoid(at.f, beats, S.UP_PEAK)
         # f - 1 with a lower bound is f - 1 times one less the bound.
         loss = self._gained(norm, at.f, beats, peak=S.UP_PEAK)
-        emit.product(at.i, loss, beats, S.UP_PEAK, S.GATE_SHIFT, S.SCRATCH)
+        emit.product(at.i, loss, beats, S.UP_PEAK, S.GATE_SHIFT, NO_SCALAR)
         gain, unit = self.gains.get(norm), 1 / SIGMOID_ONE
         if gain is not None:
             unit *= gain.largest / GAIN_PEAK if gain.rows else gain.largest
         emit.scalar(S.DELTA, S.GATE_SHIFT, constant=unit, wait=Unit.VECTOR)
         if gain is not None and gain.rows:
             emit.scalar(S.DELTA, S.DELTA, S.GAIN_SHIFT)
-        emit.add(loss, state, beats, S.DELTA, S.SCRATCH, wait=Unit.SCALAR)
+        emit.add(loss, state, beats, S.DELTA, NO_SCALAR, wait=Unit.SCALAR)
 
     def _output(self, layer: int, state: int) -> None:
         """x += matrix @ normed(gated(g) * silu(h))."""
         emit, at, beats, name = self.emit, self.layout, self.layout.hidden_beats, f"{layer}.o"
-        emit.scale(state, beats, S.FROM_STATE, S.SCRATCH, wait=Unit(0), dst=at.f)
+        emit.scale(state, beats, S.FROM_STATE, NO_SCALAR, wait=Unit(0), dst=at.f)
         emit.sigmoid(at.f, beats, S.UP_PEAK)
-        emit.product(state, at.f, beats, S.UP_PEAK, S.GATE_SHIFT, S.SCRATCH)
+        emit.product(state, at.f, beats, S.UP_PEAK, S.GATE_SHIFT, NO_SCALAR)
         gated = self._gained(f"{layer}.gated", at.g, beats, peak=S.V_PEAK, place=at.i)
         emit.product(at.f, gated, beats, S.V_PEAK, S.GATE_SHIFT, S.PEAK)
         self._quantise(self._gained(name, gated, beats), beats, S.PEAK)

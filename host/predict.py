@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from math import ceil
 
 from rtl import timing
@@ -10,8 +11,14 @@ from rtl.config import Config
 from rtl.isa import UNIT_OF, Op, Opcode, Unit
 from rtl.timing import SDRAM_CLOCKS
 
-RESULT_ORDER = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR, Unit.ATTENTION)     # whose scalars go first
+RESULT_ORDER = (Unit.SCALAR, Unit.ENGINE, Unit.VECTOR)     # whose scalars go first; attention's have time to spare
 SETTLING_TOKENS = 64       # until the queue of weights begins a token as full as it ends it; mostly two
+
+
+@cache
+def units_in(mask: int) -> tuple[Unit, ...]:
+    """The units of a mask. Flags are slow, and a prediction asks thousands of times."""
+    return tuple(unit for unit in Unit if unit & mask)
 
 
 @dataclass(frozen=True)
@@ -126,10 +133,11 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
     spans: list[Span] = []
     # From which cycle, after which operation. When a token starts all units have been idle for long enough.
     idle: dict[Unit, tuple[int, int | None]] = {unit: (-timing.WAIT_CYCLES, None) for unit in Unit}
+    delivered = dict.fromkeys(Unit, 0)      # the last scalar of each unit, if it ended with one
     turn = 0
     for index, op in enumerate(program):
         unit = UNIT_OF[op.opcode]
-        waits = ((idle[u][0] + timing.WAIT_CYCLES, idle[u][1]) for u in Unit if u & (op.wait | unit))
+        waits = ((idle[u][0] + timing.WAIT_CYCLES, idle[u][1]) for u in units_in(int(op.wait) | int(unit)))
         free, last = max(waits, default=(0, None), key=lambda entry: entry[0])
         start, after = (free, last) if free > turn else (turn, None)
         end = start + duration(config, op, position, greedy=greedy) + 1
@@ -139,13 +147,14 @@ def _walk(config: Config, program: list[Op], position: int, greedy: bool, durati
                                tiles * timing.tile_words(config))
         if unit:
             idle[unit] = end, index
+            delivered[unit] = end if timing.ends_with_scalar(op) else 0
         else:
             end = start + timing.TOKEN_CYCLES
         spans.append(Span(op, unit, start, end, after))
         for rank, loser in enumerate(RESULT_ORDER):
-            while any(idle[winner][0] == idle[loser][0] > 0 for winner in RESULT_ORDER[:rank]):
+            while any(delivered[winner] == delivered[loser] > 0 for winner in RESULT_ORDER[:rank]):
                 end, late = idle[loser][0] + 1, idle[loser][1]
-                idle[loser] = end, late
+                idle[loser], delivered[loser] = (end, late), end
                 spans[late] = replace(spans[late], end=end)
         turn = start + timing.ISSUE_CYCLES
     return spans

@@ -37,7 +37,7 @@ class Layout:
     """
 
     def __init__(self, shape: Shape, config: Config, *, gain_beats: int = 0, gain_digits: int = 1) -> None:
-        is_hgrn = shape.mixer == "hgrn"
+        is_hgrn, is_banked = shape.mixer == "hgrn", config.bank_beats > 0
         _check_units(shape, config)
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
@@ -45,24 +45,42 @@ class Layout:
         self.kv_beats = self.kv_words * config.word_beats
         self.q_beats = self.kv_beats * config.query_groups
         logit_beats = ceil(shape.vocab / config.lanes)
-        self.x = 0
+        # The residual stream lies where the engine does not write.
+        self.x = config.engine_beats if is_banked else 0
         # Of all layers; then what several norms read.
-        self.states = self.hidden_beats
+        self.states = 0 if is_banked else self.hidden_beats
         self.normed = self.states + (shape.layers * self.hidden_beats if is_hgrn else 0)
         scratch = self.normed + (self.hidden_beats if is_hgrn else 0)
         self.q, self.k, self.v = scratch, scratch + self.q_beats, scratch + self.q_beats + self.kv_beats
-        self.o = self.v + self.kv_beats
         self.i, self.f, self.g = (scratch + part * self.hidden_beats for part in range(3))
         self.gate, self.up = scratch, scratch + self.feed_beats
-        mixer = 3 * self.hidden_beats if is_hgrn else 2 * self.q_beats + 2 * self.kv_beats
+        self.o = self.q
+        mixer = 3 * self.hidden_beats if is_hgrn else self.q_beats + 2 * self.kv_beats
         self.delta = scratch + max(2 * self.feed_beats, mixer)
+        if is_banked:
+            # Of gate and up projection, that in whose place the hidden vector is not.
+            self.delta = max(self.up if shape.activation == "relu2" else self.gate, scratch + mixer)
         self.logits = scratch
         self.gain = self.delta + self.hidden_beats
         self.digit = self.gain + gain_beats
-        end = self.digit + (gain_beats if gain_digits > 1 else 0)
+        if shape.is_parallel:
+            # Beside the residual stream lies what only the vector unit writes; what the engine leaves before the up
+            # projection and after it shares its place.
+            self.k = self.x + self.hidden_beats
+            self.q = self.o = self.k + self.kv_beats
+            self.gate = 0 if is_banked else self.q + self.q_beats
+            self.up = self.delta = self.gate + self.feed_beats
+            self.raw = self.up + max(0, self.feed_beats - self.q_beats - 2 * self.kv_beats)
+            self.gain = self.digit = max(self.up + 3 * self.hidden_beats, self.raw + self.q_beats + 2 * self.kv_beats)
+            self.logits = self.gate
+        end = max(self.up + self.feed_beats, self.digit + (gain_beats if gain_digits > 1 else 0))
         limits = (
-            ("vector memory beats", max(end, self.logits + logit_beats), config.vector_depth),
-            ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
+            ("vector memory beats", max(end, self.logits + logit_beats), config.engine_beats),
+            ("beats of the residual stream and what lies beside it",
+             self.hidden_beats + (self.q_beats + self.kv_beats) * shape.is_parallel,
+             config.bank_beats or config.vector_depth),
+            ("activation beats", self.hidden_beats + self.feed_beats if shape.is_parallel else
+             max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
             ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
             ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
@@ -114,8 +132,8 @@ class ProgramBuilder:
         self._append(Opcode.MATVEC, wait, src=source, blocks=block.blocks, fill=int(fill), groups=block.groups,
                      planes=block.planes, dst=destination, shift=block.shift, rd=peak, address=block.address)
 
-    def attend(self, slot: int, dst: int, heads: int, wait: Unit) -> None:
-        self._append(Opcode.ATTEND, wait, slot=slot, dst=dst, rd=heads)
+    def attend(self, slot: int, heads: int, wait: Unit) -> None:
+        self._append(Opcode.ATTEND, wait, slot=slot, rd=heads)
 
     def sample(self, src: int, count: int, scale: int, wait: Unit) -> None:
         self._append(Opcode.SAMPLE, wait, src=src, count=count, ra=scale)
@@ -134,8 +152,8 @@ class ProgramBuilder:
     def rsqrt(self, rd: int, ra: int, rb: int, *, constant: float, wait: Unit) -> None:
         self._scalar(ScalarFn.RSQRT, rd, ra, rb, constant, wait)
 
-    def block(self, rd: int, peak: int) -> None:
-        self._scalar(ScalarFn.BLOCK, rd, peak, NO_SCALAR, 1.0, Unit.VECTOR)
+    def block(self, rd: int, peak: int, rb: int = NO_SCALAR, *, constant: float = 1.0) -> None:
+        self._scalar(ScalarFn.BLOCK, rd, peak, rb, constant, Unit.VECTOR)
 
     def _vector(self, fn: VectorFn, src: int, beats: int, rd: int, wait: Unit, *, target: Target = Target.VECTOR,
                 src2: int = 0, dst: int = 0, ra: int = 0, rb: int = 0, rc: int = 0, segmented: bool = False) -> None:
@@ -150,22 +168,23 @@ class ProgramBuilder:
     def peak(self, src: int, beats: int, peak: int) -> None:
         self._vector(VectorFn.SCALE, src, beats, peak, NO_WAIT, target=Target.NONE, ra=NO_SCALAR)
 
-    def to_activation(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
-        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.ACTIVATION, ra=scale)
+    def to_activation(self, src: int, beats: int, scale: int, peak: int, wait: Unit, *, dst: int = 0) -> None:
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.ACTIVATION, ra=scale, dst=dst)
 
-    def to_query(self, src: int, beats: int, scale: int, peak: int, wait: Unit) -> None:
-        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.QUERY, ra=scale)
+    def to_query(self, src: int, beats: int, scale: int, block: int, peak: int, wait: Unit) -> None:
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=Target.QUERY, ra=scale, rb=block)
 
-    def to_cache(self, src: int, beats: int, slot: int, scale: int, peak: int, *, value: bool, wait: Unit) -> None:
+    def to_cache(self, src: int, beats: int, slot: int, scale: int, block: int, peak: int, *, value: bool,
+                 wait: Unit) -> None:
         target = Target.VALUE if value else Target.KEY
-        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=target, dst=slot, ra=scale)
+        self._vector(VectorFn.SCALE, src, beats, peak, wait, target=target, dst=slot, ra=scale, rb=block)
 
     def square(self, src: int, beats: int, squares: int, peak: int, epsilon: int) -> None:
         self._vector(VectorFn.SQUARE, src, beats, peak, NO_WAIT, target=Target.NONE, rb=squares,
                      src2=epsilon & 255, dst=epsilon >> 8)
 
-    def rotate(self, at: int, beats: int, peak: int, wait: Unit = NO_WAIT) -> None:
-        self._vector(VectorFn.ROTATE, at, beats, peak, wait, dst=at)
+    def rotate(self, at: int, beats: int, peak: int, wait: Unit = NO_WAIT, *, dst: int | None = None) -> None:
+        self._vector(VectorFn.ROTATE, at, beats, peak, wait, dst=at if dst is None else dst)
 
     def add(self, src: int, x: int, beats: int, scale: int, peak: int, wait: Unit, *, dst: int | None = None) -> None:
         self._vector(VectorFn.ADD, src, beats, peak, wait, src2=x, dst=x if dst is None else dst, ra=scale)

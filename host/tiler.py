@@ -61,12 +61,19 @@ class Tiler:
             else:
                 query = self._by_query(tensors[f"{layer}.q"])
                 keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
-                together = max(planes[f"{layer}.{name}"] for name in "qkv")
-                self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
-            self._cut_parts(f"{layer}.o", self._by_query(tensors[f"{layer}.o"].T).T, planes[f"{layer}.o"])
+                if checkpoint.shape.is_parallel:
+                    for name, matrix in (("k", keys), ("q", query), ("v", values)):
+                        self._cut(f"{layer}.{name}", matrix, planes[f"{layer}.{name}"])
+                else:
+                    together = max(planes[f"{layer}.{name}"] for name in "qkv")
+                    self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
+            if not checkpoint.shape.is_parallel:
+                self._cut_output(layer, tensors, planes)
             for name in (f"{layer}.gate", f"{layer}.up"):
                 self._cut(name, self._whole_beats(tensors[name]), planes[name])
             self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"], planes[f"{layer}.down"])
+            if checkpoint.shape.is_parallel:
+                self._cut_output(layer, tensors, planes)
         self._cut("head", tensors["head"], planes["head"])
 
     def block(self, name: str) -> Block:
@@ -84,6 +91,10 @@ class Tiler:
     def vector_by_query(self, vector: np.ndarray) -> np.ndarray:
         """Elements of all query heads in the order in which the attention unit writes them."""
         return self._by_query(vector[:, None])[:, 0]
+
+    def _cut_output(self, layer: int, tensors: dict[str, np.ndarray], planes: dict[str, int]) -> None:
+        name = f"{layer}.o"
+        self._cut_parts(name, self._by_query(tensors[name].T).T, planes[name])
 
     def _whole_beats(self, matrix: np.ndarray) -> np.ndarray:
         return np.pad(matrix, ((0, -len(matrix) % self._config.lanes), (0, 0)))

@@ -128,7 +128,7 @@ class TokenProgram:
     def _quantise(self, source: int, beats: int, peak: int) -> None:
         """Absmax int8 into the activation buffer; waits until the engine has read the previous vector."""
         self.emit.reciprocal(S.QUANTISE, peak, constant=127.0, wait=Unit.VECTOR)
-        self.emit.to_activation(source, beats, S.QUANTISE, S.SCRATCH, wait=Unit.SCALAR | Unit.ENGINE)
+        self.emit.to_activation(source, beats, S.QUANTISE, NO_SCALAR, wait=Unit.SCALAR | Unit.ENGINE)
 
     def _matvec(self, name: str, destination: int, peak: int, *, source: int = 0, fill: bool = True) -> None:
         block = self.tiler.block(name)
@@ -141,31 +141,31 @@ class TokenProgram:
         emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q", f"{layer}.qkv") * query_scale)
         emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k", f"{layer}.qkv") * 2.0**QKV_FRACTION)
         emit.scalar(S.V, S.ACT, constant=self._scale(f"{layer}.v", f"{layer}.qkv") * 2.0**QKV_FRACTION)
-        emit.scale(at.q, at.q_beats, S.Q, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
+        emit.scale(at.q, at.q_beats, S.Q, NO_SCALAR, wait=Unit.ENGINE | Unit.SCALAR)
         emit.rotate(at.q, at.q_beats, S.PEAK, wait=Unit.ROTARY)
         emit.block(S.Q, S.PEAK)
-        emit.scale(at.k, at.kv_beats, S.K, S.SCRATCH)
+        emit.scale(at.k, at.kv_beats, S.K, NO_SCALAR)
         beats = self.config.word_beats
         for word in range(at.kv_words):
             slot, k, v = layer * at.kv_words + word, at.k + word * beats, at.v + word * beats
             emit.rotate(k, beats, S.K_PEAK)
             emit.block(S.K_PEAK, S.K_PEAK)
             emit.scale(v, beats, S.V, S.V_PEAK)
-            emit.to_cache(k, beats, slot, S.K_PEAK, S.SCRATCH, value=False, wait=Unit.SCALAR)
+            emit.to_cache(k, beats, slot, S.K_PEAK, S.K_PEAK, NO_SCALAR, value=False, wait=Unit.SCALAR)
             emit.block(S.V_PEAK, S.V_PEAK)
-            emit.to_cache(v, beats, slot, S.V_PEAK, S.SCRATCH, value=True, wait=Unit.SCALAR)
+            emit.to_cache(v, beats, slot, S.V_PEAK, S.V_PEAK, NO_SCALAR, value=True, wait=Unit.SCALAR)
 
     def _attention(self, layer: int) -> None:
         emit, at, config = self.emit, self.layout, self.config
         beats = config.query_groups * config.word_beats
         for word in range(at.kv_words):
-            emit.to_query(at.q + word * beats, beats, S.Q, S.SCRATCH, wait=Unit.ATTENTION)
-            out = at.o + word * beats
-            emit.attend(layer * at.kv_words + word, out, S.HEADS, wait=Unit.VECTOR)
+            emit.to_query(at.q + word * beats, beats, S.Q, S.Q, NO_SCALAR, wait=Unit.ATTENTION)
+            out = at.q + word * beats       # of the queries, which are in the attention unit now
+            emit.attend(layer * at.kv_words + word, S.HEADS, wait=Unit.VECTOR)
             for head in range(config.heads_parallel):
                 emit.reciprocal(S.HEADS + head, S.HEADS + head, constant=2.0 ** (config.context_log2 + 2),
                                 wait=Unit.ATTENTION)
-            emit.scale(out, beats, S.HEADS, S.PEAK, segmented=True, wait=Unit.SCALAR)
+            emit.scale(config.attention_beat, beats, S.HEADS, S.PEAK, segmented=True, wait=Unit.SCALAR, dst=out)
         if at.kv_words > 1:
             emit.peak(at.o, at.q_beats, S.PEAK)
         name = f"{layer}.o"
@@ -232,8 +232,8 @@ class TokenProgram:
         if "down" not in self.shape.sub_norms:
             emit.scalar(S.DELTA, S.ACT, constant=up * down * self.one / 127 / one)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
-        emit.scale(at.gate, at.feed_beats, S.Q, S.SCRATCH, wait=Unit.ENGINE | Unit.SCALAR)
-        emit.silu(at.gate, at.feed_beats, S.SCRATCH)
+        emit.scale(at.gate, at.feed_beats, S.Q, NO_SCALAR, wait=Unit.ENGINE | Unit.SCALAR)
+        emit.silu(at.gate, at.feed_beats, NO_SCALAR)
         emit.product(at.gate, at.up, at.feed_beats, S.UP_PEAK, S.GATE_SHIFT, S.PEAK)
         return at.up
 

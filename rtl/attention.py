@@ -10,8 +10,8 @@ from rtl.attention_lanes import AttentionLanes
 from rtl.config import EXPONENT_BITS, SCORE_BITS, Config
 from rtl.isa import Opcode
 from rtl.one_port_memory import OnePortMemory
-from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, write_port
-from rtl.timing import EXP2_CYCLES, OPERAND_CYCLES, score_cycles
+from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, read_port
+from rtl.timing import EXP2_CYCLES, OPERAND_CYCLES, RESULT_SLACK, score_cycles
 
 
 def stages(m: Module, value: Value, count: int, *, name: str) -> list[Value]:
@@ -63,8 +63,8 @@ class Attention(wiring.Component):
     A first pass reads the keys, keeps all scores and finds the greatest of each head; a second reads the scores and,
     as they become weights, the values. The same ``query_groups * word_lanes`` multipliers serve both passes.
 
-    Latency: busy for ``timing.attention_cycles(config, position)`` cycles if ``result`` never waits; either pass takes
-    one position per cycle.
+    Latency: busy for ``timing.attention_cycles(config, position)`` cycles if ``result`` waits at most ``RESULT_SLACK``
+    times; either pass takes one position per cycle.
 
     Parameters
     ----------
@@ -77,7 +77,8 @@ class Attention(wiring.Component):
     query : writes the queries, ``word_beats`` beats per group; not while busy.
     cache : reads of the KV cache.
     position : the last position to attend to, below ``context``; taken with the operation.
-    memory_write : ``word_beats`` beats per query group; data are zero while it is not enabled.
+    read : the ``word_beats`` beats of each query group that the last operation left; data follow the address by one
+        cycle.
     result : per head the sum of its probabilities, with the exponent of its weights.
     """
 
@@ -89,7 +90,7 @@ class Attention(wiring.Component):
             "query": In(query_port(config.lanes)),
             "cache": Out(cache_read_port(config.word_lanes, ceil_log2(config.kv_slots * config.context))),
             "position": In(16),
-            "memory_write": Out(write_port(elements(config.lanes), ceil_log2(config.vector_depth))),
+            "read": In(read_port(elements(config.lanes), max(1, ceil_log2(config.query_groups * config.word_beats)))),
             "result": Out(stream.Signature(RESULT))})
 
     def elaborate(self, platform: object) -> Module:
@@ -116,7 +117,7 @@ class Attention(wiring.Component):
         keyed = stages(m, keys.valid, score + 1, name="keyed")
         key_final = stages(m, keys.final, score + 1, name="key_final")
         weighed = stages(m, scores.valid, accumulate + 1, name="weighed")
-        score_final = stages(m, scores.final, accumulate + 1, name="score_final")
+        score_final = stages(m, scores.final, probability + c.heads_parallel + RESULT_SLACK + 1, name="score_final")
         second, second_next = Signal(), Signal()
         m.d.comb += second_next.eq(~self._start & (second | key_final[score]))
         m.d.sync += second.eq(second_next)
@@ -134,9 +135,11 @@ class Attention(wiring.Component):
             lanes.key.eq(self.cache.key), lanes.value.eq(self.cache.value), lanes.weigh.eq(second_next),
             lanes.clear.eq(self._start), lanes.accumulate.eq(weighed[accumulate - 1]),
         ]
+        m.d.comb += [lanes.show.eq(Mux(self.read.enable, 1 << self.read.address, 0)), self.read.data.eq(lanes.beat)]
         key_exponent, top, shift = self._exponents(m, keyed[OPERAND_CYCLES - 1], weighed[probability - 1])
         totals = self._heads(m, lanes, scores, key_exponent, shift, keyed[score], weighed[probability])
-        self._finish(m, op, lanes, totals, top, score_final[probability], score_final[accumulate - 1])
+        self._finish(m, op, totals, top, score_final[probability],
+                     score_final[probability + c.heads_parallel + RESULT_SLACK])
         return m
 
     def _count(self, m: Module, step: Value, *, name: str) -> Signal:
@@ -201,29 +204,22 @@ class Attention(wiring.Component):
             totals.append(weight.total)
         return totals
 
-    def _finish(self, m: Module, op: Value, lanes: AttentionLanes, totals: list[Value], top: Value, summed: Value,
-                nearly_accumulated: Value) -> None:
-        """Deliver the sums and write the beats; then the operation is over."""
+    def _finish(self, m: Module, op: Value, totals: list[Value], top: Value, summed: Value,
+                over: Value) -> None:
+        """Deliver the sums, for which there is time to spare; the accumulators are complete before that, too."""
         c = self._config
         m.submodules.results = results = Walk(index_bits=max(1, ceil_log2(c.heads_parallel)))
-        m.submodules.writes = writes = Walk(index_bits=max(1, ceil_log2(c.query_groups * c.word_beats)))
-        results_due, writes_due, written = Signal(), Signal(), Signal()
+        results_due, under_way = Signal(), Signal()
         m.d.comb += [
-            self.busy.eq(results_due | writes_due),
+            self.busy.eq(results_due | under_way),
             results.start.eq(summed), results.last.eq(c.heads_parallel - 1), results.step.eq(self.result.ready),
             self.result.valid.eq(results.valid), self.result.payload.register.eq(op.rd + results.index),
             self.result.payload.value.eq(Array(totals)[results.index]), self.result.payload.exponent.eq(-top),
-            writes.start.eq(nearly_accumulated), writes.last.eq(c.query_groups * c.word_beats - 1), writes.step.eq(1),
-            lanes.show.eq(Mux(writes.valid, 1 << writes.index, 0)), self.memory_write.data.eq(lanes.beat),
-        ]
-        m.d.sync += [
-            self.memory_write.enable.eq(writes.valid), self.memory_write.address.eq(op.dst + writes.index),
-            written.eq(writes.final),
         ]
         with m.If(self._start):
-            m.d.sync += [results_due.eq(1), writes_due.eq(1)]
+            m.d.sync += [results_due.eq(1), under_way.eq(1)]
         with m.Else():
             with m.If(results.final & results.step):
                 m.d.sync += results_due.eq(0)
-            with m.If(written):
-                m.d.sync += writes_due.eq(0)
+            with m.If(over):
+                m.d.sync += under_way.eq(0)

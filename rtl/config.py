@@ -18,6 +18,7 @@ SIGN = CODE_BITS - 1       # position of the sign
 GROUP_CODES = 7            # codes that the adder tree joins before others, with relative signs
 WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
+ADDRESS_BITS = 8           # of a beat that a vector operation reads or writes
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 DRAFT_TOKENS = 4           # the longest context that the drafter knows tokens after
 DRAFT_WAYS = 4             # contexts in a set of its learned table
@@ -82,6 +83,8 @@ class Config:
         lets their states begin from nothing.
     slots : vectors that share one pass over the weights (stream only); more than one take an engine without tables.
     draft_sets : sets of the drafter's learned table, ``DRAFT_WAYS`` contexts each; a power of two (0: no drafter).
+    bank_beats : beats at the end of vector memory that only the vector unit writes, while the engine may write the
+        others (0: one writes at a time).
     """
 
     name: str
@@ -110,6 +113,7 @@ class Config:
     has_recurrence: bool = False
     slots: int = 1
     draft_sets: int = 0
+    bank_beats: int = 0
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -124,6 +128,13 @@ class Config:
             raise ValueError("has_recurrence needs has_silu")
         if self.draft_sets & (self.draft_sets - 1) or self.draft_sets == 1:
             raise ValueError(f"draft_sets {self.draft_sets} must be 0 or a power of two from 2 on")
+        if self.vector_depth > self.attention_beat:
+            raise ValueError(f"vector_depth {self.vector_depth} must not exceed {self.attention_beat}, where the beats "
+                             "of the attention unit follow")
+        if self.bank_beats and (self.bank_beats.bit_count() > 1 or self.vector_depth.bit_count() > 1
+                                or self.bank_beats >= self.vector_depth):
+            raise ValueError(f"bank_beats {self.bank_beats} and vector_depth {self.vector_depth} must be powers of "
+                             "two, the former smaller")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
         if self.slots < 1:
@@ -190,6 +201,16 @@ class Config:
         return self.query_groups * self.word_heads
 
     @property
+    def attention_beat(self) -> int:
+        """First address at which a vector operation reads what the attention unit holds, not vector memory."""
+        return (1 << ADDRESS_BITS) - (1 << (self.query_groups * self.word_beats - 1).bit_length())
+
+    @property
+    def engine_beats(self) -> int:
+        """Beats of vector memory that the engine can write."""
+        return self.vector_depth - self.bank_beats
+
+    @property
     def has_products(self) -> bool:
         """Whether the vector unit multiplies vectors."""
         return self.gain_rows > 0 or self.has_silu
@@ -228,11 +249,12 @@ class Config:
 RESIDENT = Config(
     name="resident", lanes=20, block_beats=8, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
     weight_depth=1024, vector_depth=64, activation_depth=32, head_dim=20, word_beats=2, query_groups=2, context=256,
-    kv_slots=4, vocab=512, embed_beats=8, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0)
+    kv_slots=4, vocab=512, embed_beats=8, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0,
+    bank_beats=16)
 
 STREAM = Config(
     name="stream", lanes=20, block_beats=1, rows=1, table_blocks=128, weight_source="sdram", weight_planes=3,
-    weight_depth=0, vector_depth=256, activation_depth=128, head_dim=20, word_beats=1, query_groups=2, context=256,
+    weight_depth=0, vector_depth=252, activation_depth=128, head_dim=20, word_beats=1, query_groups=2, context=256,
     kv_slots=12, vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
 
 TINY = Config(

@@ -58,13 +58,15 @@ class Core(wiring.Component):
         self.vector = VectorUnit(
             lanes=config.lanes, head_dim=config.head_dim, vector_depth=config.vector_depth,
             activation_depth=config.activation_depth, vocab=config.vocab, embed_beats=config.embed_beats,
-            embed_planes=config.embed_planes, gain_rows=config.gain_rows, has_products=config.has_products,
-            has_silu=config.has_silu, has_sigmoid=config.has_recurrence, primitives=primitives)
+            embed_planes=config.embed_planes, bank_beats=config.bank_beats, gain_rows=config.gain_rows,
+            has_products=config.has_products, has_silu=config.has_silu, has_sigmoid=config.has_recurrence,
+            primitives=primitives)
         self.scalar = ScalarUnit(has_history=config.has_recurrence)
         self.attention = Attention(config=config, primitives=primitives)
         self.sampler = Sampler(config=config)
         self.rotary = Rotary(context_log2=config.context_log2, head_dim=config.head_dim, init=sections["rotary"])
         self.memory = VectorMemory(lanes=config.lanes, rows=config.rows, depth=config.vector_depth,
+                                   attention_beat=config.attention_beat, bank_beats=config.bank_beats,
                                    primitives=primitives)
         self.cache = KvCache(config=config, primitives=primitives)
         self.embedding = Embedding(config=config, init=sections["embedding"])
@@ -97,8 +99,8 @@ class Core(wiring.Component):
         for port, user in ((ops.matvec, engine.op), (ops.vector, vector.op), (ops.embed, vector.embed),
                            (ops.scalar, scalar.op), (ops.attend, attention.op), (ops.sample, sampler.op),
                            (ops.rotary, rotary.op), (engine.write, memory.write_rows),
-                           (vector.memory_write, memory.write_beats[0]),
-                           (attention.memory_write, memory.write_beats[1]), (vector.memory_read, memory.read[0]),
+                           (vector.memory_write, memory.write_beats), (vector.bank_write, memory.write_bank),
+                           (memory.attention, attention.read), (vector.memory_read, memory.read[0]),
                            (sampler.memory_read, memory.read[1]), (vector.activation, engine.activation),
                            (vector.query, attention.query), (vector.cache, cache.write),
                            (vector.embedding, embedding.read), (attention.cache, cache.read),

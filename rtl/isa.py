@@ -21,7 +21,7 @@ class Opcode(IntEnum):
     MATVEC = 2    # engine: activations x weight tiles -> vector memory
     VECTOR = 3    # vector unit
     SCALAR = 4    # scalar unit
-    ATTEND = 5    # attention unit
+    ATTEND = 5    # attention unit: the sums of its heads -> S(rd), S(rd + 1), ...
     SAMPLE = 6    # sampler
     ROTARY = 7    # rotary unit: sine and cosine of the current position
 
@@ -45,9 +45,10 @@ UNIT_OF = {
 
 
 class VectorFn(IntEnum):
-    """Functions of the vector unit; every one leaves the peak ``max |out|`` in ``S(rd)``.
+    """Functions of the vector unit; every one leaves the peak ``max |out|`` in ``S(rd)``, but for NO_SCALAR.
 
-    ``a`` is VM[src+i], ``b`` is VM[src2+i], ``S(r)`` a scalar register.
+    ``a`` is VM[src+i], ``b`` is VM[src2+i], ``S(r)`` a scalar register; from ``Config.attention_beat`` on, VM are the
+    beats of the attention unit.
     """
 
     SCALE = 0     # out = a * S(ra)
@@ -65,9 +66,9 @@ class Target(IntEnum):
 
     VECTOR = 0      # vector memory, 18 bits
     ACTIVATION = 1  # activation buffer of the engine, int8
-    QUERY = 2       # query registers of the attention unit, int8; block exponent from S(ra)
-    KEY = 3         # KV cache, keys of slot dst, int8; block exponent from S(ra)
-    VALUE = 4       # KV cache, values of slot dst, int8; block exponent from S(ra)
+    QUERY = 2       # query registers of the attention unit, int8; block exponent from S(rb)
+    KEY = 3         # KV cache, keys of slot dst, int8; block exponent from S(rb)
+    VALUE = 4       # KV cache, values of slot dst, int8; block exponent from S(rb)
     NONE = 5        # only the statistics are wanted
 
 
@@ -98,7 +99,7 @@ FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.VECTOR: (("fn", 3), ("target", 3), ("src", 8), ("src2", 8), ("dst", 8), ("beats", 7), ("ra", 5),
                     ("rb", 5), ("rc", 5), ("rd", 5), ("segmented", 1)),
     Opcode.SCALAR: (("fn", 2), ("ra", 5), ("rb", 5), ("rd", 5), ("mantissa", 16), ("exponent", 9)),
-    Opcode.ATTEND: (("slot", 8), ("dst", 8), ("rd", 5)),
+    Opcode.ATTEND: (("slot", 8), ("rd", 5)),
     Opcode.SAMPLE: (("src", 8), ("count", 13), ("ra", 5)),
     Opcode.ROTARY: (),
 }

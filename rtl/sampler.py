@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rtl.config import ELEMENT_BITS, Config
+from rtl.config import ADDRESS_BITS, ELEMENT_BITS, Config
 from rtl.isa import SCALE_SHIFT_STEP, Opcode
 from rtl.lane_factor import FACTOR_BITS, SHIFT_STEPS_BITS, LaneFactor
 from rtl.op_layout import SCALAR, elements, op_layout, read_port
@@ -143,7 +143,7 @@ class Sampler(wiring.Component):
         super().__init__({
             "op": In(stream.Signature(op_layout(Opcode.SAMPLE))),
             "busy": Out(1),
-            "memory_read": Out(read_port(elements(config.lanes), ceil_log2(config.vector_depth))),
+            "memory_read": Out(read_port(elements(config.lanes), ADDRESS_BITS)),
             "scalar_read": Out(read_port(SCALAR, 5)),
             "greedy": In(1),
             "seed": In(STATE_BITS), "reseed": In(1),

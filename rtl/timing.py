@@ -4,6 +4,8 @@ from fractions import Fraction
 
 from rtl.config import DRAFT_TOKENS, GROUP_CODES, RECENT_TOKENS, Config
 from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
+from rtl.config import GROUP_CODES, Config
+from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
 WAIT_CYCLES = 1            # more until an operation is issued after a unit it waited for
@@ -93,6 +95,12 @@ def engine_cycles(config: Config, op: Op, slots: int = 1) -> int:
     return fill_cycles(config, op) + tile_cycles(config, op, slots) + drain
 
 
+def written_cycle(config: Config, op: Op, group: int) -> int:
+    """Cycles from the acceptance of a MATVEC to the write of a group of rows, while weights never starve it."""
+    tiles = op.planes * op.blocks * (group + 1)
+    return fill_cycles(config, op) + tiles + row_latency(config) + accumulator_cycles(config)
+
+
 REDUCTION_FAN_IN = 4       # values that one stage of a reduction over lanes combines
 
 
@@ -129,12 +137,23 @@ def vector_cycles(config: Config, op: Op) -> int:
             start, finish = 3, 2 * beats + 1
         case VectorFn.SILU | VectorFn.SIGMOID:
             finish = beats - 1 + SILU_CYCLES
-    return start + finish + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+    return start + finish + VECTOR_PIPELINE_CYCLES + peak_cycles(config, op)
+
+
+def peak_cycles(config: Config, op: Op) -> int:
+    """Vector unit: from the last write to the scalar that ends an operation."""
+    return reduction_stages(config.lanes) if ends_with_scalar(op) else 0
+
+
+def ends_with_scalar(op: Op) -> bool:
+    """Whether a unit delivers a scalar as its last deed: every operation of those that can, but for unwanted peaks."""
+    has_sum = op.opcode == Opcode.VECTOR and op.fn == VectorFn.SQUARE
+    return op.opcode not in (Opcode.VECTOR, Opcode.EMBED) or op.rd != NO_SCALAR or has_sum
 
 
 def embed_cycles(config: Config, op: Op) -> int:
     """Vector unit, EMBED: as `vector_cycles`."""
-    return 2 + op.beats + VECTOR_PIPELINE_CYCLES + reduction_stages(config.lanes)
+    return 2 + op.beats + VECTOR_PIPELINE_CYCLES + peak_cycles(config, op)
 
 
 def scalar_cycles(config: Config, op: Op) -> int:
@@ -150,6 +169,7 @@ def rotary_cycles(config: Config, op: Op) -> int:
 
 EXP2_CYCLES = 5
 SCORE_SHIFT_CYCLES = 3     # after the adder tree: fine shift, rounding, coarse shift
+RESULT_SLACK = 4           # cycles left to the sums of the heads, which go after the scalars of all other units
 OPERAND_CYCLES = 4         # from an address of the KV cache to its word in the multipliers' operand registers
 
 
@@ -159,11 +179,10 @@ def score_cycles(head_dim: int) -> int:
 
 
 def attention_cycles(config: Config, position: int) -> int:
-    """Attention unit: while no other unit delivers a scalar in the cycles in which it does."""
+    """Attention unit: while other units deliver at most `RESULT_SLACK` scalars in the cycles in which it does."""
     score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
     probability = 1 + 2 + EXP2_CYCLES
-    finish = max(config.heads_parallel, OPERAND_CYCLES + config.query_groups * config.word_beats)
-    return 2 * position + 2 + score + probability + finish
+    return 2 * position + 2 + score + probability + config.heads_parallel + RESULT_SLACK
 
 
 SAMPLER_PIPELINE_CYCLES = 9  # start, address, data, logit, product, rounding, shift, saturation, key
@@ -178,3 +197,9 @@ def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:
 def remember_cycles(config: Config, *, first: bool) -> int:
     """Drafter: from a token to its first draft and to the next token; the first one lets it forget the text before."""
     return DRAFT_CYCLES + len(RECENT_TOKENS) + (config.recent_words if first else 0)
+def sample_delay(config: Config, matvec: Op, sample: Op) -> int:
+    """Least cycles from the acceptance of a MATVEC to that of a SAMPLE that reads its elements as they are written."""
+    chunks = range(0, sample.count, config.sampler_lanes)
+    last_read = ((min(first + config.sampler_lanes, sample.count) - 1) // config.rows for first in chunks)
+    # An address given two cycles after a write reads what it wrote; that of the first chunk is given after two.
+    return max(written_cycle(config, matvec, group) - chunk for chunk, group in enumerate(last_read))

@@ -30,7 +30,7 @@ class VectorScale(wiring.Component):
     factor, steps : multiplier and shift (in steps of four bits) per segment.
     gate_steps : the two shifts of GATE, from the peaks S(ra) and S(rb); ``gate_valid`` is high in the cycle before
         the second one appears.
-    exponent : block exponent of S(ra).
+    exponent : block exponent of S(rb).
     first : high 2 cycles before the factor of S(ra) is valid.
     beat : high in the cycle before the factors of a beat are complete.
 
@@ -88,12 +88,12 @@ class VectorScale(wiring.Component):
             self.gate_valid.eq(d_fetch.valid & d_fetch.second),
         ]
         with m.If(self.first):
+            m.d.sync += self.gate_steps[0].eq(Mux(first_steps < 0, 0, first_steps))
+        with m.If(self.gate_valid):
             m.d.sync += [
                 self.exponent.eq(1 - MANTISSA_BITS - scalar.exponent),
-                self.gate_steps[0].eq(Mux(first_steps < 0, 0, first_steps)),
+                self.gate_steps[1].eq((bits + SCALE_SHIFT_STEP - 1) >> STEP_LOG2),
             ]
-        with m.If(self.gate_valid):
-            m.d.sync += self.gate_steps[1].eq((bits + SCALE_SHIFT_STEP - 1) >> STEP_LOG2)
         for segment in range(self._segments):
             with m.If(f_fetch.valid & ~f_fetch.second & (~segmented | (f_fetch.segment == segment))):
                 m.d.sync += [

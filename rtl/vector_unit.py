@@ -1,12 +1,12 @@
 """Vector unit: scale, add, square, rotate, gate, multiply and embed, in one or two cycles per beat."""
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import C, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from rtl.config import ELEMENT_BITS
-from rtl.isa import SCALE_SHIFT_STEP, Opcode, Target, VectorFn
+from rtl.config import ADDRESS_BITS, ELEMENT_BITS
+from rtl.isa import NO_SCALAR, SCALE_SHIFT_STEP, Opcode, Target, VectorFn
 from rtl.op_layout import (
     RESULT,
     ROTATION,
@@ -41,7 +41,7 @@ class VectorUnit(wiring.Component):
     ----------
     lanes : elements per beat.
     head_dim : elements per head; ``lanes`` is a multiple of it.
-    vector_depth : beats of vector memory.
+    vector_depth, bank_beats : beats of vector memory, and of its second bank.
     activation_depth : beats of the activation buffer.
     vocab, embed_beats, embed_planes : shape of the embedding memory.
     gain_rows : its rows after the vocabulary; without them EMBED reads the row of the token only.
@@ -52,12 +52,12 @@ class VectorUnit(wiring.Component):
     -------
     op, embed : operations; never both at once.
     busy : an operation is under way.
-    result : the peak of every operation, preceded by the sum of SQUARE or the block scale of GATE.
+    result : the peak of every operation that keeps it, preceded by the sum of SQUARE or the block scale of GATE.
     token : row of the embedding memory that EMBED reads.
     rotary : factors that ROTATE applies.
     embedding, memory_read, scalar_read : read ports.
-    memory_write, activation, query, cache : write ports of the targets; ``memory_write`` has zero data while it is not
-        enabled.
+    memory_write, bank_write, activation, query, cache : write ports of the targets, vector memory being two, a port per
+        bank; ``memory_write`` has zero data while it is not enabled.
 
     Raises
     ------
@@ -65,8 +65,9 @@ class VectorUnit(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
-                 embed_beats: int, embed_planes: int, gain_rows: int = 0, has_products: bool = False,
-                 has_silu: bool = False, has_sigmoid: bool = False, primitives: str = "portable") -> None:
+                 embed_beats: int, embed_planes: int, bank_beats: int = 0, gain_rows: int = 0,
+                 has_products: bool = False, has_silu: bool = False, has_sigmoid: bool = False,
+                 primitives: str = "portable") -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
         if head_dim % 2:
@@ -75,6 +76,7 @@ class VectorUnit(wiring.Component):
         self._embed_beats, self._embed_planes, self._primitives = embed_beats, embed_planes, primitives
         self._gain_rows, self._has_products = gain_rows, has_products
         self._has_silu, self._has_sigmoid = has_silu, has_sigmoid
+        self._vector_depth, self._bank_beats = vector_depth, bank_beats
         rows = vocab + gain_rows
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
@@ -85,8 +87,9 @@ class VectorUnit(wiring.Component):
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, head_dim // 2)),
             "embedding": Out(read_port(data.ArrayLayout(unsigned(embed_bits), lanes), ceil_log2(rows * embed_beats))),
-            "memory_read": Out(read_port(elements(lanes), ceil_log2(vector_depth))),
+            "memory_read": Out(read_port(elements(lanes), ADDRESS_BITS)),
             "memory_write": Out(write_port(elements(lanes), ceil_log2(vector_depth))),
+            "bank_write": Out(write_port(elements(lanes), ceil_log2(max(2, bank_beats)))),
             "scalar_read": Out(read_port(SCALAR, 5)),
             "activation": Out(write_port(int8s(lanes), ceil_log2(activation_depth))),
             "query": Out(query_port(lanes)),
@@ -122,7 +125,7 @@ class VectorUnit(wiring.Component):
             self.embedding.enable.eq(slots.slot.valid & operation.embed),
             self.embedding.address.eq(slots.address),
             lanes.mode.fn.eq(operation.op.fn), lanes.mode.embed.eq(operation.embed), lanes.mode.narrow.eq(narrow),
-            lanes.mode.stored.eq(operation.op.target == Target.VECTOR),
+            lanes.mode.stored.eq((operation.op.target == Target.VECTOR) & ~self._in_bank(operation.op.dst)),
             lanes.slot.eq(slots.slot), lanes.own.eq(self.memory_read.data),
             lanes.embedding.eq(self.embedding.data), lanes.rotary.eq(self.rotary),
             lanes.factor.eq(scale.factor), lanes.steps.eq(scale.steps), lanes.gate_steps.eq(scale.gate_steps),
@@ -145,6 +148,12 @@ class VectorUnit(wiring.Component):
         with m.If(start):
             m.d.sync += operation.eq(taken)
 
+    def _in_bank(self, address: Value) -> Value:
+        """Whether a beat lies in the second bank."""
+        if not self._bank_beats:
+            return C(0)
+        return address[ceil_log2(self._bank_beats) : ceil_log2(self._vector_depth)].all()
+
     def _write(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
                exponent: Signal) -> None:
         """Write results to the target."""
@@ -155,12 +164,14 @@ class VectorUnit(wiring.Component):
             m.d.sync += address.eq(address + 1)
         values = lanes.o
         goes = Signal(len(Target))  # one bit per target, decoded well before there are results
-        m.d.sync += goes.eq(1 << operation.target)
-        for port in (self.memory_write, self.activation, self.query):
+        banked = Signal()
+        m.d.sync += [goes.eq(1 << operation.target), banked.eq(self._in_bank(operation.dst))]
+        for port in (self.memory_write, self.bank_write, self.activation, self.query):
             m.d.comb += port.address.eq(address)
         m.d.comb += [
-            self.memory_write.enable.eq(lanes.o_valid & goes[Target.VECTOR]),
+            self.memory_write.enable.eq(lanes.o_valid & goes[Target.VECTOR] & ~banked),
             self.memory_write.data.eq(lanes.o_stored),
+            self.bank_write.enable.eq(lanes.o_valid & goes[Target.VECTOR] & banked),
             self.activation.enable.eq(lanes.o_valid & goes[Target.ACTIVATION]),
             self.query.enable.eq(lanes.o_valid & goes[Target.QUERY]),
             self.query.exponent.eq(exponent),
@@ -170,7 +181,8 @@ class VectorUnit(wiring.Component):
             self.cache.exponent.eq(exponent),
         ]
         for lane in range(self._lanes):
-            m.d.comb += [port.data[lane].eq(values[lane]) for port in (self.activation, self.query, self.cache)]
+            m.d.comb += [port.data[lane].eq(values[lane])
+                         for port in (self.bank_write, self.activation, self.query, self.cache)]
 
     def _reduce(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
                 scale: VectorScale) -> None:
@@ -179,9 +191,13 @@ class VectorUnit(wiring.Component):
             combine=larger, lanes=self._lanes, lane_bits=ELEMENT_BITS, out_bits=ELEMENT_BITS)
         m.submodules.sum = squares = Reduction(
             combine=total, lanes=self._lanes, lane_bits=SQUARE_BITS, out_bits=SUM_BITS)
+        # Without a register for its peak an operation ends with its last write, and the next may follow before a peak.
+        quiet = Signal()
+        is_square = ~operation.embed & (operation.op.fn == VectorFn.SQUARE)
+        m.d.sync += quiet.eq((operation.op.rd == NO_SCALAR) & ~is_square)
         m.d.comb += [
             peak.start.eq(start), peak.initial.eq(0),
-            peak.i.eq(lanes.o_key), peak.i_valid.eq(lanes.o_valid), peak.i_last.eq(lanes.o_last),
+            peak.i.eq(lanes.o_key), peak.i_valid.eq(lanes.o_valid & ~quiet), peak.i_last.eq(lanes.o_last & ~quiet),
             squares.start.eq(start), squares.initial.eq(taken.op.dst << 8 | taken.op.src2),
             squares.i.eq(lanes.square), squares.i_valid.eq(lanes.square_valid), squares.i_last.eq(lanes.square_last),
         ]
@@ -209,5 +225,5 @@ class VectorUnit(wiring.Component):
         m.d.sync += peak_due.eq((peak.o_last | peak_due) & (early | ~self.result.ready))
         with m.If(start):
             m.d.sync += self.busy.eq(1)
-        with m.Elif((peak.o_last | peak_due) & ~early & self.result.ready):
+        with m.Elif(((peak.o_last | peak_due) & ~early & self.result.ready) | (quiet & lanes.o_last)):
             m.d.sync += self.busy.eq(0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from host.image import Image
-from rtl.config import ELEMENT_BITS, SCORE_BITS, SCORE_FRACTION, Config
+from rtl.config import ADDRESS_BITS, ELEMENT_BITS, SCORE_BITS, SCORE_FRACTION, Config
 from rtl.isa import (
     HISTORY_SCALAR,
     NO_SCALAR,
@@ -125,7 +125,8 @@ class Golden:
     def reset(self, *, seed: int = 0, temperature: Scalar | None = None) -> None:
         """Forget the context; set the sampler's seed and inverse temperature (None: greedy)."""
         c = self.config
-        self.vector = np.zeros((c.vector_depth, c.lanes), np.int64)
+        # Vector memory and, from `attention_beat` on, what the attention unit holds.
+        self.vector = np.zeros((1 << ADDRESS_BITS, c.lanes), np.int64)
         self.activation = np.zeros((c.activation_depth, c.lanes), np.int64)
         self.query = np.zeros((c.query_groups * c.word_beats, c.lanes), np.int64)
         self.query_exponent = 0
@@ -253,7 +254,7 @@ class Golden:
         return self._write(op, Target(op.target), out)
 
     def _write(self, op: Op, target: Target, out: np.ndarray) -> np.ndarray:
-        """Saturate to the target's width, store, and leave the peak in S(rd)."""
+        """Saturate to the target's width, store, and leave the peak in S(rd) if that is to be kept."""
         wide = target in (Target.VECTOR, Target.NONE)
         out = fixed.saturate(out, ELEMENT_BITS) if wide else fixed.clamp_int8(out)
         match target:
@@ -263,11 +264,12 @@ class Golden:
                 self.activation[op.dst : op.dst + op.beats] = out
             case Target.QUERY:
                 self.query[op.dst : op.dst + op.beats] = out
-                self.query_exponent = fixed.block_exponent(self.scalars[op.ra])
+                self.query_exponent = fixed.block_exponent(self.scalars[op.rb])
             case Target.KEY | Target.VALUE:
                 self.cache[target][op.dst, self.position] = out.ravel()
-                self.cache_exponents[target][op.dst, self.position] = fixed.block_exponent(self.scalars[op.ra])
-        self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
+                self.cache_exponents[target][op.dst, self.position] = fixed.block_exponent(self.scalars[op.rb])
+        if op.rd != NO_SCALAR:
+            self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
         return out
 
     def _attend(self, op: Op) -> np.ndarray:
@@ -277,7 +279,7 @@ class Golden:
             self.cache[Target.KEY][history], self.cache_exponents[Target.KEY][history],
             self.cache[Target.VALUE][history], self.cache_exponents[Target.VALUE][history], self.config)
         out = out.reshape(-1, self.config.lanes)
-        self.vector[op.dst : op.dst + len(out)] = out
+        self.vector[self.config.attention_beat :][: len(out)] = out
         self.scalars[op.rd : op.rd + len(sums)] = sums
         return out
 

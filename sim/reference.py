@@ -36,8 +36,10 @@ class Reference:
                 x = x + self._recurrence(layer, self._norm(x, f"{layer}.mixer"))
                 a = self._norm(self._norm(x, f"{layer}.feed"), f"{layer}.gate")
             else:
-                x = x + self._attention(layer, self._norm(x, f"{layer}.qkv"))
-                a = self._norm(x, f"{layer}.gate")
+                a = self._norm(x, f"{layer}.qkv")
+                x = x + self._attention(layer, a)
+                if not s.is_parallel:
+                    a = self._norm(x, f"{layer}.gate")
             h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
             x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
         return self._linear("head", self._norm(self._norm(x, "final") if s.mixer == "hgrn" else x, "head"))

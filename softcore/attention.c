@@ -51,7 +51,7 @@ static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *ex
 void attention_attend(const struct op *op, int32_t position)
 {
     const uint8_t *exponents = value_exponents[op->slot];
-    int32_t top = 0, *out = vector + op->dst * LANES;
+    int32_t top = 0, *out = vector + ATTENTION_BEAT * LANES;
     for (int32_t at = 0; at <= position; at++)
         if (exponents[at] > top)
             top = exponents[at];

@@ -106,6 +106,13 @@ static struct extent scale_narrow(int16_t *out, const int32_t *a, int32_t count,
                                     : narrow_loop(out, a, count, &scaler, false);
 }
 
+/* The peak, if there is a register to keep it. */
+static void leave(const struct op *op, struct extent extent)
+{
+    if (op->rd != NO_SCALAR)
+        scalars[op->rd] = peak(extent);
+}
+
 void vector_embed(const struct op *op, int32_t token)
 {
     const int8_t *row = embedding + token * EMBED_ELEMENTS;
@@ -114,7 +121,7 @@ void vector_embed(const struct op *op, int32_t token)
     int32_t *out = vector + op->dst * LANES;
     for (int32_t *end = out + op->beats * LANES; out < end; out++, row++)
         put(out, narrow(product(*row, factor.multiplier), factor.shift), &extent);
-    scalars[op->rd] = peak(extent);
+    leave(op, extent);
 }
 
 /* Each head by its own scalar, from S(ra) on. */
@@ -145,24 +152,24 @@ static void scale(const struct op *op, int32_t position)
     case TARGET_ACTIVATION: extent = scale_narrow(activation + op->dst * LANES, a, count, by); break;
     case TARGET_QUERY:
         extent = scale_narrow(query + op->dst * LANES, a, count, by);
-        query_exponent = block_exponent(by);
+        query_exponent = block_exponent(scalars[op->rb]);
         break;
     case TARGET_KEY:
         extent = scale_narrow(keys[op->dst][position], a, count, by);
-        key_exponents[op->dst][position] = (uint8_t)block_exponent(by);
+        key_exponents[op->dst][position] = (uint8_t)block_exponent(scalars[op->rb]);
         break;
     case TARGET_VALUE:
         extent = scale_narrow(values[op->dst][position], a, count, by);
-        value_exponents[op->dst][position] = (uint8_t)block_exponent(by);
+        value_exponents[op->dst][position] = (uint8_t)block_exponent(scalars[op->rb]);
         break;
     }
-    scalars[op->rd] = peak(extent);
+    leave(op, extent);
 }
 
 static void add(const struct op *op)
 {
-    scalars[op->rd] = peak(scale_wide(vector + op->dst * LANES, vector + op->src * LANES, vector + op->src2 * LANES,
-                                      op->beats * LANES, scalars[op->ra]));
+    leave(op, scale_wide(vector + op->dst * LANES, vector + op->src * LANES, vector + op->src2 * LANES,
+                         op->beats * LANES, scalars[op->ra]));
 }
 
 static void square(const struct op *op)
@@ -176,7 +183,7 @@ static void square(const struct op *op)
         widen(&extent, *a);
     }
     scalars[op->rb] = normalise(total);
-    scalars[op->rd] = peak(extent);
+    leave(op, extent);
 }
 
 static void rotate(const struct op *op)
@@ -194,7 +201,7 @@ static void rotate(const struct op *op)
             put(out + 1, narrow((struct wide){first.high + second.high, first.low + second.low}, ROTARY_FRACTION),
                 &extent);
         }
-    scalars[op->rd] = peak(extent);
+    leave(op, extent);
 }
 
 static int32_t four_up(int32_t bits) { return bits > 0 ? (bits + 3) & ~3 : 0; }
@@ -217,7 +224,7 @@ static void gate(const struct op *op)
         put(out, value, &extent);
     }
     scalars[op->rc] = (struct scalar){HALF, first + second - 15};
-    scalars[op->rd] = peak(extent);
+    leave(op, extent);
 }
 
 void vector_execute(const struct op *op, int32_t position)

@@ -47,7 +47,7 @@ class Machine:
         self.written: dict[tuple[str, int], np.ndarray] = {}
         for port in (*PORT.values(), "engine", "attention"):
             getattr(dut, f"{port}__valid").value = 0
-        for port in ("rows", "beats", "look", "scalar"):
+        for port in ("rows", "beats", "bank", "look", "scalar"):
             getattr(dut, f"{port}__enable").value = 0
 
     async def watch(self) -> None:
@@ -60,6 +60,9 @@ class Machine:
             self.cycle += 1
             if dut.embedding__enable.value:
                 dut.embedding__data.value = pack(rows[int(dut.embedding__address.value)], code_bits)
+            if dut.far__enable.value:
+                beat = self.model.vector[self.config.attention_beat + int(dut.far__address.value)]
+                dut.far__data.value = pack(beat, 18)
             for port in ("engine", "attention"):
                 if getattr(dut, f"{port}__valid").value and getattr(dut, f"{port}__ready").value:
                     word = int(getattr(dut, f"{port}__payload").value)
@@ -80,8 +83,13 @@ class Machine:
     async def load(self) -> None:
         """Write the model's state: vector memory half by rows and half by beats, scalars through a result stream."""
         dut, c = self.dut, self.config
-        for beat, values in enumerate(self.model.vector):
-            if beat % 2:
+        for beat, values in enumerate(self.model.vector[: c.vector_depth]):
+            if beat >= c.engine_beats:
+                dut.bank__enable.value, dut.bank__address.value = 1, beat - c.engine_beats
+                dut.bank__data.value = pack(values, 18)
+                await RisingEdge(dut.clk)
+                dut.bank__enable.value, dut.bank__data.value = 0, 0
+            elif beat % 2:
                 dut.beats__enable.value, dut.beats__address.value = 1, beat
                 dut.beats__data.value = pack(values, 18)
                 await RisingEdge(dut.clk)
@@ -91,7 +99,7 @@ class Machine:
                     # Also what lies before and after the part: other parts of it are written over later.
                     dut.rows__enable.value, dut.rows__address.value = 1, beat
                     dut.rows__part.value = 1 << lane // c.part
-                    around = np.concatenate([values, self.model.vector[(beat + 1) % len(self.model.vector)]])
+                    around = np.concatenate([values, self.model.vector[(beat + 1) % c.engine_beats]])
                     dut.rows__data.value = pack(around[lane:][: c.rows], 18)
                     await RisingEdge(dut.clk)
                 dut.rows__enable.value, dut.rows__data.value = 0, 0
@@ -144,7 +152,7 @@ class Machine:
         """All state the model has against what the device has or wrote."""
         context = "\n".join(map(str, ops))
         model = self.model
-        for beat, expected in enumerate(model.vector):
+        for beat, expected in enumerate(model.vector[: self.config.vector_depth]):
             values = unpack(await self._read("look", beat, 2), 18, len(expected))
             check(f"vector memory beat {beat}", values, expected, context)
         for register in range(30):

@@ -26,7 +26,7 @@ class CachedAttention(wiring.Component):
         self.cache, self.unit = KvCache(config=config), Attention(config=config)
         ports = self.unit.signature.members
         super().__init__({
-            **{name: ports[name] for name in ("op", "busy", "query", "position", "memory_write", "result")},
+            **{name: ports[name] for name in ("op", "busy", "query", "position", "read", "result")},
             "write": self.cache.signature.members["write"]})
 
     def elaborate(self, platform: object) -> Module:
@@ -36,7 +36,7 @@ class CachedAttention(wiring.Component):
         connect(m, flipped(self.write), self.cache.write)
         connect(m, flipped(self.op), self.unit.op)
         connect(m, flipped(self.query), self.unit.query)
-        connect(m, self.unit.memory_write, flipped(self.memory_write))
+        connect(m, flipped(self.read), self.unit.read)
         connect(m, self.unit.result, flipped(self.result))
         m.d.comb += [
             self.busy.eq(self.unit.busy), self.unit.position.eq(self.position), self.cache.position.eq(self.position)]

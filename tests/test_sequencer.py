@@ -12,7 +12,7 @@ from rtl.sequencer import Fault, Sequencer
 
 SCALAR_FIELDS = {"fn": 0, "ra": NO_SCALAR, "rb": NO_SCALAR, "rd": 0, "mantissa": 1 << 15, "exponent": -15}
 OPS = {
-    Opcode.ROTARY: {}, Opcode.ATTEND: {"slot": 1, "dst": 2, "rd": 3}, Opcode.SCALAR: SCALAR_FIELDS,
+    Opcode.ROTARY: {}, Opcode.ATTEND: {"slot": 1, "rd": 3}, Opcode.SCALAR: SCALAR_FIELDS,
     Opcode.SAMPLE: {"src": 1, "count": 9, "ra": 4},
 }
 UNIT_INDEX = {Opcode.SCALAR: 2, Opcode.ATTEND: 3, Opcode.SAMPLE: 4, Opcode.ROTARY: 5}

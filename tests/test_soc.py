@@ -12,7 +12,7 @@ from host.checkpoint import synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
-from rtl.config import NANO, RESIDENT, STREAM
+from rtl.config import NANO, RESIDENT, STREAM, TINY
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
 from tests.shapes import SHAPES, STORIES, WORDS, synthetic_image
@@ -20,9 +20,9 @@ from tests.shapes import SHAPES, STORIES, WORDS, synthetic_image
 # Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
 WATCHED = {
     "engine": {"streams": ("op",), "writes": ("write",)},
-    "vector": {"streams": ("op", "embed"), "writes": ("memory_write", "activation", "query", "cache")},
+    "vector": {"streams": ("op", "embed"), "writes": ("memory_write", "bank_write", "activation", "query", "cache")},
     "scalar": {"streams": ("op",), "writes": ()},
-    "attention": {"streams": ("op",), "writes": ("memory_write",)},
+    "attention": {"streams": ("op",), "writes": ()},
     "sampler": {"streams": ("op",), "writes": ()},
     "rotary": {"streams": ("op",), "writes": ()},
 }
@@ -84,6 +84,13 @@ def test_tiny_equals_golden(tmp_path: Path) -> None:
 def test_tiny_samples_like_golden(tmp_path: Path) -> None:
     """Noise, temperature or seed that reach the sampler differently than the golden model."""
     run(synthetic_image("tiny"), tmp_path, "soc_tiny", prompt=[1], count=8, temperature=1.3, seed=12345)
+
+
+def test_attention_and_feed_forward_side_by_side_equal_golden(tmp_path: Path) -> None:
+    """Engine and vector unit that write in one clock, in the fastest configuration with two banks."""
+    banked = replace(TINY, bank_beats=16)
+    shape = replace(SHAPES["tiny"], is_parallel=True)
+    run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

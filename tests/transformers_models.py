@@ -133,7 +133,7 @@ class Drawn:
         lanes = max(1, 16 // head_dim) * head_dim
         return replace(LLAMA, name=self.name, lanes=lanes, head_dim=head_dim, word_beats=1, table_blocks=32,
                        query_groups=s["num_attention_heads"] // s["num_key_value_heads"], context=LENGTH, kv_slots=16,
-                       vocab=s["vocab_size"], embed_beats=ceil(s["hidden_size"] / lanes), vector_depth=1024,
+                       vocab=s["vocab_size"], embed_beats=ceil(s["hidden_size"] / lanes), vector_depth=248,
                        activation_depth=128, sampler_lanes=2, gain_rows=64, program_depth=2048)
 
     def _model(self, sizes: dict[str, object]) -> PreTrainedModel:

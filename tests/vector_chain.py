@@ -36,8 +36,8 @@ class Model(Golden):
             self.position = rng.choice((0, 3))
             self.scalars[HISTORY_SCALAR] = fixed.ONE if self.position else fixed.NOTHING
         self.temperature = self.scalars[30] = self.random_scalar()
-        for beat in self.vector:
-            beat[:] = self.random_beat()
+        for beat in (*range(config.vector_depth), *range(config.attention_beat, len(self.vector))):
+            self.vector[beat] = self.random_beat()
 
     @property
     def constants(self) -> tuple[int, ...]:
@@ -101,8 +101,13 @@ class Chain:
             dst = self.rng.randrange(self.model.config.query_groups)
         if target in (Target.KEY, Target.VALUE):
             dst = self.rng.randrange(self.model.config.kv_slots)
+        if self.rng.randrange(4) == 0:
+            # What the attention unit holds.
+            held = self.model.config.query_groups * self.model.config.word_beats
+            if fields["beats"] <= held:
+                src = self.model.config.attention_beat + self.rng.randrange(held + 1 - fields["beats"])
         random_fields = {"src": src, "src2": src2, "dst": dst, "ra": self._register(), "rb": SUM, "rc": 24,
-                         "rd": self.rng.choice(FREE), "segmented": 0}
+                         "rd": self.rng.choice((*FREE, NO_SCALAR)), "segmented": 0}
         return Op(Opcode.VECTOR, fields={"fn": fn, "target": target, **random_fields, **fields})
 
     def _register(self) -> int:
@@ -143,7 +148,7 @@ class Chain:
     def _block(self) -> list[Op]:
         """A block-scaled write, with the peak and the block scale before it."""
         target = self.rng.choice((Target.QUERY, Target.KEY, Target.VALUE))
-        write = self._op(VectorFn.SCALE, target, beats=1, ra=BLOCK)
+        write = self._op(VectorFn.SCALE, target, beats=1, ra=self.rng.choice((BLOCK, *FREE)), rb=BLOCK)
         peak = self._op(VectorFn.SQUARE, Target.NONE, beats=1, src=write.src, rd=PEAK)
         one = {"rb": NO_SCALAR, "mantissa": fixed.ONE.mantissa, "exponent": fixed.ONE.exponent}
         return [peak, Op(Opcode.SCALAR, fields={"fn": ScalarFn.BLOCK, "ra": PEAK, "rd": BLOCK, **one}), write]
@@ -155,8 +160,8 @@ class Chain:
             # Of some rows in one go, as gains of a wide vector are.
             row, fixed, beats = config.vocab + self.rng.randrange(config.gain_rows - 1), 1, self.rng.randrange(1, 7)
         return [Op(Opcode.EMBED, fields={
-            "dst": self._place(beats)[0], "beats": beats, "ra": self._register(), "rd": self.rng.choice(FREE),
-            "row": row, "fixed": fixed})]
+            "dst": self._place(beats)[0], "beats": beats, "ra": self._register(),
+            "rd": self.rng.choice((*FREE, NO_SCALAR)), "row": row, "fixed": fixed})]
 
     def _scalar(self) -> list[Op]:
         scalar = self.model.random_scalar()

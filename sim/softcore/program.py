@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from host.image import Image
-from rtl.config import SCORE_FRACTION, Config
+from rtl.config import ADDRESS_BITS, SCORE_FRACTION, Config
 from rtl.firmware_build import SOURCE as FIRMWARE
 from rtl.firmware_build import FirmwareError, compile_program
 from rtl.isa import FIELDS, NO_SCALAR, SCALARS, Opcode, ScalarFn, Target, VectorFn
@@ -63,7 +63,7 @@ def _header(config: Config, prompt_tokens: int, passes: int) -> str:
     sizes = {
         "LANES": c.lanes, "WORD_LANES": c.word_lanes, "HEAD_DIM": c.head_dim, "HEAD_PAIRS": c.head_dim // 2,
         "QUERY_GROUPS": c.query_groups, "CONTEXT": c.context, "CONTEXT_LOG2": c.context_log2, "KV_SLOTS": c.kv_slots,
-        "VECTOR_DEPTH": c.vector_depth, "ACTIVATION_DEPTH": c.activation_depth,
+        "VECTOR_DEPTH": 1 << ADDRESS_BITS, "ATTENTION_BEAT": c.attention_beat, "ACTIVATION_DEPTH": c.activation_depth,
         "EMBED_ELEMENTS": c.embed_beats * c.lanes, "FINE_POSITIONS": 1 << (c.context_log2 + 1) // 2,
         "ROTARY_FRACTION": fixed.ROTARY_FRACTION, "SCORE_FRACTION": SCORE_FRACTION, "SCALARS": SCALARS,
         "NO_SCALAR": NO_SCALAR, "SQUARES_ORIGIN": SQUARES, "GROUPS_STEP": GROUPS_STEP,

@@ -1,0 +1,169 @@
+"""Emits the token program of a model whose attention and feed-forward read the same normed vector."""
+
+from collections.abc import Iterable
+
+from host.checkpoint import Checkpoint
+from host.errors import TritloomError
+from host.gains import GainTable
+from host.masks import with_masks
+from host.program import LOG2_E, NO_WAIT, Layout, Scalars
+from host.tiler import Tiler
+from host.token_program import TokenProgram
+from rtl.config import QKV_FRACTION, Config
+from rtl.isa import NO_SCALAR, Op
+
+ROTATION_GROWTH = 2**0.5   # of an element, at most
+HEADS_MAX = 8              # scalar registers that `ParallelScalars` leaves to heads
+
+
+class ParallelScalars(Scalars):
+    """Register numbers besides those of all programs."""
+
+    Q_PEAK = Scalars.GAIN_SHIFT
+    O_PEAK, O_QUANTISE, O_DELTA, HIDDEN_PEAK, HIDDEN_QUANTISE = range(
+        Scalars.HEADS + HEADS_MAX, Scalars.HEADS + HEADS_MAX + 5)
+
+
+S = ParallelScalars
+
+
+class ParallelProgram(TokenProgram):
+    """The operations of one token of a model with ``x += o(attend(qkv(n))) + down(gate(n), up(n))``, ``n = norm(x)``.
+
+    The engine works on gate and up projection while the vector unit prepares queries, keys and values, and on the down
+    projection while attention runs. So what the engine puts out and what the vector unit puts out lie in different
+    banks, and the order below is that of issue: each operation stands where it holds up the least. Wait masks follow
+    from what operations touch.
+
+    Queries and keys are rotated as the engine leaves them. Their block exponents come from its peaks, which a rotation
+    raises by the square root of two at most, so that no pass over the vectors is needed to find them.
+
+    Raises
+    ------
+    TritloomError: the model has sub-norms, or norms whose gains differ; or the accelerator has too many heads.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: Config, layout: Layout, tiler: Tiler, gains: GainTable) -> None:
+        super().__init__(checkpoint, config, layout, tiler, gains)
+        if self.shape.sub_norms or any(gain.rows for gain in self.gains.values()):
+            raise TritloomError("the model has attention and feed-forward side by side, and gains of norms; train it "
+                                "without gains, or multiply its matrices by them")
+        if config.heads_parallel > HEADS_MAX:
+            raise TritloomError(f"attention and feed-forward side by side leave scalars for {HEADS_MAX} heads at once, "
+                                f"{config.name} has {config.heads_parallel}; use a configuration with narrower words")
+
+    def operations(self) -> list[Op]:
+        """All of them, with END."""
+        return with_masks(self.config, super().operations())
+
+    def _mixer(self, layer: int) -> None:
+        """Up to the start of attention; the engine then works on the gate."""
+        emit, at, config = self.emit, self.layout, self.config
+        raw_k, raw_q, raw_v = at.raw, at.raw + at.kv_beats, at.raw + at.kv_beats + at.q_beats
+        one, gate = 2.0**QKV_FRACTION, self._scale(f"{layer}.gate")
+        self._quantise(at.x, at.hidden_beats, S.PEAK)
+        self._matvec(f"{layer}.k", raw_k, S.K_PEAK)
+        self._norm_scale(f"{layer}.qkv", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
+        emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
+        self._matvec(f"{layer}.q", raw_q, S.Q_PEAK, fill=False)
+        emit.rotate(raw_k, at.kv_beats, NO_SCALAR, dst=at.k)
+        self._factor(f"{layer}.k", S.K, S.K_PEAK, one, growth=ROTATION_GROWTH)
+        emit.block(S.K_PEAK, S.K_PEAK)
+        self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
+        emit.rotate(raw_q, at.q_beats, NO_SCALAR, dst=at.q)
+        self._factor(f"{layer}.q", S.Q, S.Q_PEAK, one * LOG2_E / self.shape.head_dim**0.5, growth=ROTATION_GROWTH)
+        self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK, fill=False)
+        emit.block(S.Q_PEAK, S.Q_PEAK)
+        self._to_cache(layer, at.k, S.K, S.K_PEAK, value=False)
+        self._factor(f"{layer}.v", S.V, S.V_PEAK, one)
+        self._to_query(0)
+        emit.block(S.V_PEAK, S.V_PEAK)
+        self._to_cache(layer, raw_v, S.V, S.V_PEAK, value=True)
+        emit.attend(layer * at.kv_words, S.HEADS, wait=NO_WAIT)
+        for word in range(1, at.kv_words):
+            self._reciprocals(range(config.heads_parallel))
+            self._collect(word - 1)
+            self._to_query(word)
+            emit.attend(layer * at.kv_words + word, S.HEADS, wait=NO_WAIT)
+
+    def _to_cache(self, layer: int, source: int, factor: int, block: int, *, value: bool) -> None:
+        words, beats = self.layout.kv_words, self.config.word_beats
+        for word in range(words):
+            self.emit.to_cache(source + word * beats, beats, layer * words + word, factor, block, NO_SCALAR,
+                               value=value, wait=NO_WAIT)
+
+    def _to_query(self, word: int) -> None:
+        beats = self.config.query_groups * self.config.word_beats
+        self.emit.to_query(self.layout.q + word * beats, beats, S.Q, S.Q_PEAK, NO_SCALAR, wait=NO_WAIT)
+
+    def _reciprocals(self, heads: Iterable[int]) -> None:
+        """Of the sums that attention leaves."""
+        for register in (S.HEADS + head for head in heads):
+            self.emit.reciprocal(register, register, constant=2.0 ** (self.config.context_log2 + 2), wait=NO_WAIT)
+
+    def _collect(self, word: int) -> None:
+        """What attention leaves of a word, divided by its sums, to the place of the queries."""
+        beats = self.config.query_groups * self.config.word_beats
+        self.emit.scale(self.config.attention_beat, beats, S.HEADS, S.O_PEAK, segmented=True,
+                        dst=self.layout.q + word * beats)
+
+    def _factor(self, name: str, factor: int, peak: int, scale: float, *, growth: float = 1.0) -> None:
+        """S(factor) brings what the engine leaves to int8; the block exponent is that of S(peak) then.
+
+        Parameters
+        ----------
+        peak : register with the largest element as the engine leaves it.
+        scale : what a unit of S.ACT times that of the weights stands for in fixed point.
+        growth : by which elements may have grown since.
+        """
+        scale *= self._scale(name)
+        self.emit.scalar(peak, peak, S.ACT, constant=scale * growth)
+        self.emit.block(factor, peak, S.ACT, constant=scale)
+
+    def _feed_forward(self, layer: int) -> None:
+        """While attention runs; then what attention leaves."""
+        emit, at = self.emit, self.layout
+        _, up, down = self._gate_scales(layer)
+        self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
+        emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK, wait=NO_WAIT)
+        emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
+        emit.reciprocal(S.HIDDEN_QUANTISE, S.HIDDEN_PEAK, constant=127.0, wait=NO_WAIT)
+        parts, beats = self.tiler.parts(f"{layer}.down"), self.config.table_blocks * self.config.block_beats
+        for part in range(parts):
+            first = part * beats
+            # Behind the place of n and then of what attention leaves.
+            place = at.hidden_beats + first
+            emit.to_activation(at.gate + first, min(beats, at.feed_beats - first), S.HIDDEN_QUANTISE, NO_SCALAR,
+                               wait=NO_WAIT, dst=place)
+            if part == parts - 1:
+                self._reciprocals(range(self.config.heads_parallel - 1))
+            self._matvec(f"{layer}.down/{part}", self._delta(part), S.SCRATCH, source=place)
+            if part == 0:
+                emit.scalar(S.DELTA, S.DELTA, S.HIDDEN_PEAK)
+                emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
+            elif part < parts - 1:
+                self._add(self._delta(part - 1), S.DELTA)
+        self._attention_output(layer, [self._delta(part) for part in range(max(0, parts - 2), parts)])
+
+    def _delta(self, part: int) -> int:
+        """Place of what a part of the down projection adds; the engine fills one while the other is added."""
+        return self.layout.delta + (1 + part % 2) * self.layout.hidden_beats
+
+    def _attention_output(self, layer: int, deltas: list[int]) -> None:
+        """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward."""
+        emit, at = self.emit, self.layout
+        name = f"{layer}.o"
+        self._reciprocals([self.config.heads_parallel - 1])
+        self._collect(at.kv_words - 1)
+        if at.kv_words > 1:
+            emit.peak(at.q, at.q_beats, S.O_PEAK)
+        emit.reciprocal(S.O_QUANTISE, S.O_PEAK, constant=127.0, wait=NO_WAIT)
+        emit.to_activation(at.q, at.q_beats, S.O_QUANTISE, NO_SCALAR, wait=NO_WAIT)
+        self._matvec(f"{name}/0", at.delta, S.SCRATCH)
+        for delta in deltas:
+            self._add(delta, S.DELTA)
+        emit.scalar(S.O_DELTA, S.O_PEAK, constant=self._scale(name, f"{name}/0") * self.one / 127 / 2.0**QKV_FRACTION)
+        self._add(at.delta, S.O_DELTA, peak=S.PEAK)
+
+    def _add(self, delta: int, scale: int, *, peak: int = NO_SCALAR) -> None:
+        self.emit.add(delta, self.layout.x, self.layout.hidden_beats, scale, peak, NO_WAIT)
