@@ -18,6 +18,7 @@ SIGN = CODE_BITS - 1       # position of the sign
 GROUP_CODES = 7            # codes that the adder tree joins before others, with relative signs
 WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
+PROGRAM_VERSION = 2        # of what the words of a program mean
 ADDRESS_BITS = 8           # of a beat that a vector operation reads or writes
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 DRAFT_TOKENS = 4           # the longest context that the drafter knows tokens after
@@ -242,7 +243,7 @@ class Config:
     def geometry(self) -> int:
         """32-bit fingerprint of everything an image depends on; options count where they are taken."""
         chosen = [f for f in fields(self) if f.name != "stream_fifo_words" and getattr(self, f.name) != f.default]
-        text = ",".join(f"{f.name}={getattr(self, f.name)}" for f in chosen)
+        text = ",".join([f"program={PROGRAM_VERSION}", *(f"{f.name}={getattr(self, f.name)}" for f in chosen)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 

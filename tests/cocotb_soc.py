@@ -148,7 +148,7 @@ async def tokens_equal_golden(dut: Any) -> None:
     """Any value anywhere that differs from the golden model, and any cycle that the compiler did not predict."""
     p = parameters()
     image = Image.load(Path(p["image"]))
-    config, prompt, count = image.config, p["prompt"], p["count"]
+    config, prompt, count, first = image.config, p["prompt"], p["count"], p["position"]
     temperature = Scalar.from_float(p["temperature"]) if p["temperature"] else None
     golden = Golden(image)
     golden.reset(seed=p["seed"], temperature=temperature)
@@ -190,7 +190,7 @@ async def tokens_equal_golden(dut: Any) -> None:
                 break
         assert replies and replies[0].body[0] == 0, f"PROMPT: {uart.frames}"
         scale = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
-        body = np.array([count, 0, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
+        body = np.array([count, first, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
         body += np.array([p["seed"], 0], "<u4").tobytes() + np.array([len(prompt)], "<u2").tobytes()
         await uart.send(encode_frame(Message.RUN, sequence + 1, body))
 
@@ -222,7 +222,7 @@ async def tokens_equal_golden(dut: Any) -> None:
             position = len(tokens) % length
             token = prompt[position] if position < len(prompt) else last_token
             seen = {item.index: item for watch in watches for item in watch.done}
-            for index, op, written in golden.trace(token, position):
+            for index, op, written in golden.trace(token, first + position):
                 if op.opcode == Opcode.END:
                     break
                 assert index in seen, f"token {position} operation {index} {op} was never issued"
@@ -233,7 +233,7 @@ async def tokens_equal_golden(dut: Any) -> None:
             last_token = golden.sampled
             tokens.append(last_token)
             measured.append(int(dut.cycles.value))
-            prediction = predict(config, image.program, position, greedy=temperature is None)
+            prediction = predict(config, image.program, first + position, greedy=temperature is None)
             if config.weight_source == "ebr":
                 timeline = [(item.index, item.op.opcode.name, item.last_busy - item.accepted,
                              prediction.done[item.index] - prediction.issue[item.index] - 1)
@@ -247,7 +247,7 @@ async def tokens_equal_golden(dut: Any) -> None:
                 watch.current = None
     if config.weight_source == "sdram":
         # The first token finds the prefetch queue empty.
-        lost = sum(measured[1:]) - sum(predict(config, image.program, index % length).cycles
+        lost = sum(measured[1:]) - sum(predict(config, image.program, first + index % length).cycles
                                        for index in range(1, passes))
         refresh = float(int(dut.refresh_cycles.value) / SDRAM_CLOCKS)
         assert 0 <= lost <= refresh + STREAM_MARGIN, f"{lost} cycles above the prediction, {refresh} of refresh"

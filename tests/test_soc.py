@@ -60,8 +60,11 @@ class ProbedSoc(wiring.Component):
 
 
 def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int, temperature: float = 0.0,
-        seed: int = 0, runs: int = 1) -> None:
-    """Generate on the simulated SoC under the eyes of `tests.cocotb_soc`; greedily if in several runs."""
+        seed: int = 0, runs: int = 1, position: int = 0) -> None:
+    """Generate on the simulated SoC under the eyes of `tests.cocotb_soc`; greedily if in several runs.
+
+    From a later ``position`` on, what comes before it is as at power-up: nothing.
+    """
     path = folder / f"{name}.img"
     image.save(path)
     plusargs = []
@@ -71,7 +74,7 @@ def run(image: Image, folder: Path, name: str, *, prompt: list[int], count: int,
         plusargs.append(f"+sdram_image={weights}")
     soc = ProbedSoc(image=image)
     parameters = {"image": str(path), "prompt": prompt, "count": count, "temperature": temperature, "seed": seed,
-                  "runs": runs}
+                  "runs": runs, "position": position}
     run_bench(soc, module="tests.cocotb_soc", name=name, parameters=parameters, sources=soc.system.verilog_sources,
               plusargs=plusargs)
 
@@ -108,6 +111,14 @@ def test_resident_equals_golden_with_the_shipped_model(tmp_path: Path) -> None:
     """The configuration of the demo: eight tokens of a story, every layer."""
     image = compile_checkpoint(load_checkpoint(STORIES), RESIDENT)
     run(image, tmp_path, "soc_resident", prompt=[1, 403], count=8)
+
+
+@pytest.mark.parametrize("position", [0, 180])
+def test_resident_equals_golden_side_by_side(tmp_path: Path, position: int) -> None:
+    """Attention beside the feed-forward with as many beats and parts as on the board, ending before it or after."""
+    shape = replace(SHAPES["resident"], is_parallel=True)
+    run(compile_checkpoint(synthetic_checkpoint(shape), RESIDENT), tmp_path, "soc_resident", prompt=[1, 403], count=2,
+        position=position)
 
 
 def test_stream_equals_golden(tmp_path: Path) -> None:
