@@ -45,7 +45,7 @@ class ParallelProgram(TokenProgram):
 
     def __init__(self, checkpoint: Checkpoint, config: Config, layout: Layout, tiler: Tiler, gains: GainTable) -> None:
         super().__init__(checkpoint, config, layout, tiler, gains)
-        if self.shape.sub_norms or any(gain.rows for gain in self.gains.values()):
+        if self.shape.sub_norms or any(gain.rows or name.endswith(".gate") for name, gain in self.gains.items()):
             raise TritloomError("the model has attention and feed-forward side by side, and gains of norms; train it "
                                 "without gains, or multiply its matrices by them")
         if config.heads_parallel > HEADS_MAX:
