@@ -116,6 +116,7 @@ def test_record_describes_a_finished_run() -> None:
     """The curve must reach the last step, and the model must have learned in it."""
     curve = RECORD["curve"]
     assert curve[-1]["step"] == RECORD["steps_done"]
-    assert curve[-1]["held_out"] < 0.7 * curve[0]["held_out"]
+    # A run that starts from a trained model has less left to learn.
+    assert curve[-1]["held_out"] < (0.9 if RECORD["options"]["start"] else 0.7) * curve[0]["held_out"]
     assert abs(curve[-1]["held_out"] - RECORD["held_out"]["student_nats_per_token"]) < 0.15
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in RECORD["sha256"].values())

@@ -25,7 +25,7 @@ output head two (integers -4..4), with one float scale per tensor. The checkpoin
 
 {layers} layers, hidden size {hidden}, {heads} query heads and {kv_heads} key-value heads of {head_dim}, feed-forward
 {ff} with squared-ReLU gate, vocabulary {vocab}, context {context}, rotary embedding on interleaved pairs,
-RMS norm without gain, untied head, no biases. Projections are BitNet b1.58: absmean trits,
+RMS norm without gain, untied head, no biases.{residual} Projections are BitNet b1.58: absmean trits,
 int8 absmax activations per token, `y = dot * weight_scale / act_scale`. Keys and values are int8
 with one power-of-two exponent per token, queries with one per pair of heads {{g, 2+g}}. All of these
 quantisers were in the loop during training.
@@ -52,7 +52,7 @@ uses other held-out tokens, after the first {tokens:,}.
 
 Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on a
 share of one CPU core) with Muon on the matrices and Adam on embedding and head; more steps would
-still lower the loss. The text is 4,041 TinyStories (1.71 million
+still lower the loss.{start} The text is 4,041 TinyStories (1.71 million
 tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
 teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
 the teacher's distribution is the whole target. `loss_curve.json` records every option, the
@@ -60,7 +60,7 @@ hashes of the data and the versions used.
 
 To retrain, put the data files into a folder and run, from the root of the repository:
 
-    scripts/train --data FOLDER --minutes {minutes:.0f}
+    scripts/train --data FOLDER --minutes {minutes:.0f}{further}
 
 `--steps {steps}` in place of `--minutes` makes the schedule independent of the machine's speed.
 
@@ -83,6 +83,12 @@ It has no notion of facts and no safety tuning.
   MIT; the notice is in `LICENSE.llama2.c-MIT.txt`.
 - The checkpoint: Apache-2.0, as the rest of the project.
 """
+
+
+PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
+STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
+# Options that the card's command names where they are not the default.
+FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": ""}
 
 
 def write_plot(record: dict[str, Any], path: Path) -> None:
@@ -132,5 +138,9 @@ def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, pat
         label=options["label_share"],
         soft=1 - options["label_share"],
         sampled=options["sampled_share"],
+        residual=PARALLEL if config.parallel_residual else "",
+        start=STARTED.format(start=options["start"]) if options.get("start") else "",
+        further="".join(f" --{name.replace('_', '-')} {options[name]}" for name, default in FURTHER.items()
+                        if options.get(name, default) != default),
     )
     path.write_text(card)
