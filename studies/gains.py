@@ -14,7 +14,7 @@ from host.predict import operation_cycles, timeline
 from host.program import Scalars
 from host.session import DEFAULT_MODEL, read_image
 from rtl.config import Config
-from rtl.isa import Op, Opcode, ScalarFn, Target, Unit, VectorFn
+from rtl.isa import Op, Opcode, ScalarFn
 
 Duration = Callable[..., int]
 
@@ -27,39 +27,14 @@ class Change:
     ----------
     name : what is changed.
     needs : what it costs.
-    program : rewrites the token program.
     duration : cycles of an operation.
     config : geometry.
     """
 
     name: str
     needs: str
-    program: Callable[[list[Op]], list[Op]] = list
     duration: Duration = operation_cycles
     config: Callable[[Config], Config] = replace
-
-
-def is_vector(op: Op, fn: VectorFn) -> bool:
-    return op.opcode == Opcode.VECTOR and op.fn == fn
-
-
-def adds_beside_the_matrix(program: list[Op]) -> list[Op]:
-    """Let the MATVEC of a further part of a projection start while the part before is added."""
-    return [replace(op, wait=op.wait & ~Unit.VECTOR)
-            if op.opcode == Opcode.MATVEC and index and is_vector(program[index - 1], VectorFn.ADD) else op
-            for index, op in enumerate(program)]
-
-
-def rotation_with_scale(program: list[Op]) -> list[Op]:
-    """Let ROTATE apply the scale that a SCALE over the same beats applies before it."""
-    out: list[Op] = []
-    for op in program:
-        before = out[-1] if out else op
-        if (is_vector(op, VectorFn.ROTATE) and is_vector(before, VectorFn.SCALE) and before.target == Target.VECTOR
-                and (before.dst, before.beats) == (op.src, op.beats)):
-            op = replace(op, wait=op.wait | out.pop().wait)
-        out.append(op)
-    return out
 
 
 def overlapped_reciprocals(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
@@ -79,10 +54,7 @@ def two_positions(config: Config, op: Op, position: int, *, greedy: bool = True)
 CHANGES = (
     Change("attention: two positions per clock", "twice the multipliers and ports of the KV cache",
            duration=two_positions),
-    Change("parts of a projection: add while the engine works", "a second destination in vector memory",
-           program=adds_beside_the_matrix),
     Change("reciprocals of the heads pipelined", "a pipelined scalar unit", duration=overlapped_reciprocals),
-    Change("scale and rotate in one pass", "a second multiplication in the vector lanes", program=rotation_with_scale),
     Change("sampler: 10 logits per clock", "2.5 times its lanes", config=lambda c: replace(c, sampler_lanes=10)),
 )
 
@@ -91,12 +63,12 @@ def mean_cycles(image: Image, changes: tuple[Change, ...] = ()) -> float:
     """Mean cycles of a token over all positions with changes made."""
     config, program = image.config, image.program
 
-    def duration(config: Config, op: Op, position: int, *, greedy: bool) -> int:
-        default = operation_cycles(config, op, position, greedy=greedy)
+    def duration(config: Config, op: Op, position: int, *, greedy: bool, slots: int) -> int:
+        default = operation_cycles(config, op, position, greedy=greedy, slots=slots)
         return default + sum(change.duration(config, op, position, greedy=greedy) - default for change in changes)
 
     for change in changes:
-        config, program = change.config(config), change.program(program)
+        config = change.config(config)
     total = 0
     for position in range(image.context):
         *_, last = timeline(config, program, position, duration=duration)
