@@ -4,7 +4,7 @@
 
 static struct {
     bool open;
-    uint32_t image_id, total_words, loaded_words, stream_base, stream_words;
+    uint32_t image_id, total_words, loaded_words, stream_base, stream_words, prompt_words;
     uint32_t crc;
     uint32_t sdram_first, sdram_words, sdram_crc;
 } transfer;
@@ -29,8 +29,8 @@ void load_report(void)
 
 void load_begin(const struct request *request)
 {
-    if (request->length != 21u) {
-        reply_code(CODE_LENGTH, 21u);
+    if (request->length != 25u) {
+        reply_code(CODE_LENGTH, 25u);
         return;
     }
     const uint32_t *body = request->body;
@@ -43,7 +43,7 @@ void load_begin(const struct request *request)
         return;
     }
     CSR_IMAGE_ID = 0;
-    bool resume = (body[5] & 255u) != 0 && transfer.open && transfer.image_id == body[1]
+    bool resume = (body[6] & 255u) != 0 && transfer.open && transfer.image_id == body[1]
                   && transfer.total_words == body[2];
     if (!resume) {
         transfer.open = true;
@@ -54,6 +54,7 @@ void load_begin(const struct request *request)
     }
     transfer.stream_base = body[3];
     transfer.stream_words = body[4];
+    transfer.prompt_words = body[5];
     reply_begin(CODE_OK);
     reply_u32(transfer.loaded_words);
     reply_send();
@@ -176,6 +177,7 @@ void load_end(const struct request *request)
     }
     CSR_STREAM_BASE = transfer.stream_base;
     CSR_STREAM_WORDS = transfer.stream_words;
+    CSR_PROMPT_WORDS = transfer.prompt_words;
     CSR_IMAGE_ID = transfer.image_id;
     reply_begin(CODE_OK);
     reply_u32(transfer.image_id);

@@ -8,7 +8,7 @@ static uint32_t prompt_held;
 
 static struct {
     bool active, stopping;
-    uint32_t passes, passes_done, timeout_us, progress_us;
+    uint32_t tokens, tokens_done, timeout_us, progress_us;
 } run;
 
 bool run_active(void) { return run.active; }
@@ -57,6 +57,9 @@ static uint32_t check_run(const uint32_t *body, uint32_t *limit)
     *limit = prompt_held;
     if (length == 0 || length > prompt_held)
         return CODE_RANGE;
+    *limit = SPECULATION_MAX;
+    if (body[4] >> 16 > *limit)
+        return CODE_RANGE;
     *limit = CSR_CONTEXT;
     if (count == 0 || position + length + count - 1u > *limit)
         return CODE_RANGE;
@@ -66,12 +69,21 @@ static uint32_t check_run(const uint32_t *body, uint32_t *limit)
     return CODE_OK;
 }
 
+/* Passes that leave part of a prompt for the next one. */
+static uint32_t prompt_passes(uint32_t length)
+{
+    uint32_t passes = 0;
+    for (uint32_t slots = CSR_SLOTS; length > slots; length -= slots)
+        passes++;
+    return passes;
+}
+
 void run_start(const struct request *request)
 {
     const uint32_t *body = request->body;
     uint32_t limit;
-    if (request->length != 18u) {
-        reply_code(CODE_LENGTH, 18u);
+    if (request->length != 20u) {
+        reply_code(CODE_LENGTH, 20u);
         return;
     }
     uint32_t code = check_run(body, &limit);
@@ -80,19 +92,21 @@ void run_start(const struct request *request)
         return;
     }
     uint32_t length = body[4] & 0xffffu, mantissa = body[1] & 0xffffu;
-    run.passes = length + (body[0] & 0xffffu) - 1u;
-    run.passes_done = 0;
+    run.tokens = length + (body[0] & 0xffffu) - 1u;
+    run.tokens_done = 0;
     run.timeout_us = body[3] != 0 ? body[3] : DEFAULT_TIMEOUT_US;
     run.stopping = false;
     CSR_CONTROL = CONTROL_RESET;
     for (uint32_t at = 0; at < length; at++)
         CSR_PROMPT = prompt[at];
-    CSR_RUN_TOKENS = run.passes;
+    CSR_RUN_TOKENS = run.tokens;
     CSR_RUN_POSITION = body[0] >> 16;
+    CSR_PROMPT_PASSES = prompt_passes(length);
+    CSR_SPECULATION = body[4] >> 16;
     CSR_TEMPERATURE = mantissa == 0 ? 0 : 0x80000000u | (body[1] & 0x01ffffffu);
     CSR_SEED = body[2];
     reply_begin(CODE_OK);
-    reply_u16(run.passes);
+    reply_u16(run.tokens);
     reply_send();
     run.progress_us = CSR_TIMER;
     run.active = true;
@@ -112,7 +126,7 @@ static void end(uint32_t code)
     run.active = false;
     event_begin(MESSAGE_DONE);
     event_u8(code);
-    event_u16(run.passes_done);
+    event_u16(run.tokens_done);
     event_send();
 }
 
@@ -163,7 +177,7 @@ void run_poll(void)
     uint32_t status = CSR_STATUS;
     uint32_t sent = send_tokens();
     if (sent != 0) {
-        run.passes_done += sent;
+        run.tokens_done += sent;
         run.progress_us = CSR_TIMER;
         return;
     }
@@ -171,7 +185,7 @@ void run_poll(void)
     if (fault != 0)
         recover(CODE_ENGINE, fault);
     else if ((status & STATUS_DONE) != 0)
-        end(run.stopping && run.passes_done < run.passes ? CODE_STOPPED : CODE_OK);
+        end(run.stopping && run.tokens_done < run.tokens ? CODE_STOPPED : CODE_OK);
     else if (CSR_TIMER - run.progress_us > run.timeout_us)
-        recover(CODE_WATCHDOG, run.passes_done);
+        recover(CODE_WATCHDOG, run.tokens_done);
 }

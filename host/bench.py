@@ -100,7 +100,7 @@ class Workload:
     @property
     def cycles_limit(self) -> int:
         """Cycles that the weights alone take: a full engine in each clock, or the SDRAM at its peak."""
-        engine = ceil(self.trits / self.image.config.macs)
+        engine = ceil(self.trits * self.image.config.slots / self.image.config.macs)
         return max(engine, ceil(self.weight_bytes / (SDRAM_CLOCKS * SDRAM_CYCLE_BYTES)))
 
     @property

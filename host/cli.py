@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -33,11 +33,13 @@ from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.report import first_difference, summary, table
 from host.selftest import check_device, check_host, check_link, check_memory
 from host.session import Generation, Target, check_prompt, configuration_for, read_image, tokenizer_of
+from host.slot_rows import slot_rows
 from host.soft_core import SoftCoreRun
 from host.swap import map_of, swap
 from host.timeline import draw, idle_table, token_timeline, unit_table
 from host.tokenizer import TextStream
 from rtl.config import SIMULATED_CONFIGS
+from rtl.csr_map import Speculation
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Runs ternary language models on Tritloom, simulated or on a board.")
@@ -48,6 +50,8 @@ Model = Annotated[Path | None, typer.Option("--model", show_default="the configu
 Config = Annotated[str | None, typer.Option("--config", show_default="the smallest for the model, or resident",
                                             help="Configuration: nano, tiny, resident, stream, llama, or hgrn.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
+Speculate = Annotated[Literal["off", "lookup", "draft"], typer.Option(
+    help="Who proposes tokens for idle slots: the text so far, or that and the draft model. The text stays the same.")]
 Port = Annotated[str | None, typer.Option("--port", metavar="DEV", help="Serial port of a board.")]
 
 
@@ -79,6 +83,7 @@ def run(
     model: Model = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text and table.")] = False,
+    speculate: Speculate = "off",
     slide: Annotated[bool, typer.Option("--slide", help="Go on when the context is full.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Waveform file (VCD) of the simulated chip.")] = None,
     max_cycles: Annotated[int | None, typer.Option(min=1, help="End the simulation after so many cycles.")] = None,
@@ -92,7 +97,8 @@ def run(
     text, stream = "", TextStream(tokenizer)
     with opened(target, image) as device:
         load_image(device, image)
-        generation = Generation(device, image, temperature=temperature, seed=seed, slide=slide)
+        generation = Generation(device, image, temperature=temperature, seed=seed, slide=slide,
+                                speculation=Speculation[speculate.upper()])
         text += show("".join(stream.feed(token) for token in tokens), quiet=as_json)
         try:
             for done in generation.run(tokens, count):
@@ -107,7 +113,7 @@ def run(
         print(json.dumps(result))
     else:
         print("\n")
-        Console().print(table(result, generation.passes))
+        Console().print(table(result))
         if generation.stopped:
             notes.print(f"stopped: {generation.stopped}", style="yellow")
     if wrong := first_difference(generation):
@@ -268,7 +274,8 @@ def bench(
     works = [workload(image) for image in images(model, config or ())]
     clocks = [clock_of(work.image.config.name, reports) for work in works]
     baseline = [] if soft_core is None else list(soft_core_rows(SoftCoreRun.load(soft_core), works, reports))
-    rows = [row for work in works for row in image_rows(work, reports)] + baseline + list(peer_rows())
+    rows = [row for work in works for rows in (image_rows, slot_rows) for row in rows(work, reports)]
+    rows += baseline + list(peer_rows())
     print(json.dumps({"rows": [asdict(row) for row in rows]}) if as_json else markdown(rows))
     if output is not None:
         from host.roofline_plot import save  # importing matplotlib takes longer than every other command

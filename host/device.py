@@ -20,11 +20,13 @@ from rtl.csr_map import (
     Code,
     Message,
     Space,
+    Speculation,
 )
 from sim.fixed import Scalar
 
 HELLO = struct.Struct("<BHIIIIHHBIIIII")
-RUN = struct.Struct("<HHHhIIH")
+LOAD_BEGIN = struct.Struct("<IIIIIIB")
+RUN = struct.Struct("<HHHhIIHH")
 TOKEN = struct.Struct("<HHI")
 DONE = struct.Struct("<BH")
 FAULT = struct.Struct("<BI")
@@ -65,14 +67,14 @@ class Hello:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One forward pass.
+    """What follows one token.
 
     Parameters
     ----------
-    token : sampled for the position after ``position``.
-    position : of the pass's input.
-    cycles : engine clocks of the pass.
-    generated : whether it continues the text; else it only predicted over the prompt.
+    token : at the position after ``position``.
+    position : of the token that it follows.
+    cycles : engine clocks of the pass, if this is the last token that it brought; else 0.
+    generated : whether it continues the text; else it lies within the prompt.
     """
 
     token: int
@@ -143,7 +145,8 @@ class Device:
         runs = [(Space[space.name], address, np.ascontiguousarray(words, "<u4"))
                 for space, address, words in image.load_words()]
         total = sum(len(words) for _, _, words in runs)
-        begin = struct.pack("<IIIIIB", image.geometry, image.image_id, total, 0, image.stream_words, resume)
+        begin = LOAD_BEGIN.pack(image.geometry, image.image_id, total, 0, image.stream_words,
+                                image.prompt_words, resume)
         (loaded,) = self._unpack(struct.Struct("<I"), self.link.request(Message.LOAD_BEGIN, begin), "LOAD_BEGIN")
         check, offset = 0, 0
         for space, address, words in runs:
@@ -160,8 +163,9 @@ class Device:
         return True
 
     def run(self, prompt: Sequence[int], count: int, *, temperature: Scalar | None = None, seed: int = 0,
-            position: int = 0, timeout_us: int = 0) -> Iterator[TokenEvent]:
-        """Run a prompt and generate tokens; yields every forward pass as it ends.
+            position: int = 0, timeout_us: int = 0, speculation: Speculation = Speculation.OFF
+            ) -> Iterator[TokenEvent]:
+        """Run a prompt and generate tokens; yields what follows every token that the device takes.
 
         Closing the iterator early stops the run.
 
@@ -173,26 +177,28 @@ class Device:
         seed : of the sampler.
         position : of the first prompt token.
         timeout_us : longest time without a token, in the device's microseconds; 0 is one second.
+        speculation : who fills slots with drafts.
 
         Raises
         ------
         TritloomError: the run does not fit the context, failed, or frames of it were lost.
         """
-        passes = len(prompt) + count - 1
+        inputs = len(prompt) + count - 1
         if not prompt or count < 1:
             raise ValueError(f"a run needs a prompt and a count, got {len(prompt)} tokens and {count}")
-        if position + passes > self.hello.context:
-            raise TritloomError(f"{position + passes} positions do not fit the context of {self.hello.context}")
+        if position + inputs > self.hello.context:
+            raise TritloomError(f"{position + inputs} positions do not fit the context of {self.hello.context}")
         self._ready()
         for first in range(0, len(prompt), PROMPT_TOKENS):
             tokens = prompt[first:first + PROMPT_TOKENS]
             self.link.request(Message.PROMPT, struct.pack(f"<H{len(tokens)}H", first, *tokens))
         mantissa, exponent = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
         lost_before = self.link.lost
-        self.link.request(Message.RUN, RUN.pack(count, position, mantissa, exponent, seed, timeout_us, len(prompt)))
+        self.link.request(Message.RUN, RUN.pack(count, position, mantissa, exponent, seed, timeout_us, len(prompt),
+                                                 speculation))
         running = True
         try:
-            for event in self._passes(position, passes, lost_before):
+            for event in self._tokens(position, inputs, lost_before):
                 yield TokenEvent(*event, generated=event[1] >= position + len(prompt) - 1)
             running = False
         except RefusedError:
@@ -243,8 +249,8 @@ class Device:
             self.reset()
         self.link.forget_events()
 
-    def _passes(self, position: int, passes: int, lost_before: int) -> Iterator[tuple[int, int, int]]:
-        """(token, position, cycles) of each pass up to DONE."""
+    def _tokens(self, position: int, inputs: int, lost_before: int) -> Iterator[tuple[int, int, int]]:
+        """(token, position, cycles) of each record up to DONE."""
         fault: RefusedError | None = None
         seen = 0
         while True:
@@ -264,8 +270,8 @@ class Device:
                     status, done = self._unpack(DONE, frame.body, "DONE")
                     if status != Code.OK:
                         raise fault or RefusedError("run", status, done)
-                    if not seen == done == passes:
-                        raise LinkError(f"{seen} tokens came of {passes}, the device did {done}; run again")
+                    if not seen == done == inputs:
+                        raise LinkError(f"{seen} tokens came of {inputs}, the device did {done}; run again")
                     return
 
     def _abandon(self) -> None:

@@ -147,7 +147,8 @@ def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
     if part == "gate_up":
         return matrix_tiles(shape, config, "gate") + matrix_tiles(shape, config, "up")
     if part == "head":
-        rows, columns, planes = shape.vocab, shape.hidden, shape.head_planes
+        whole = config.lanes if config.slots > 1 else 1
+        rows, columns, planes = ceil(shape.vocab / whole) * whole, shape.hidden, shape.head_planes
     else:
         (rows, columns), planes = layer_shapes(shape)[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
@@ -196,7 +197,7 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
         kept, scratch = 0, max(2 * feed, feed + 3 * hidden if shape.is_parallel else max(feed, mixer) + hidden)
     beats = kept + max(scratch, ceil(shape.vocab / lanes))
     yield Limit("vector memory", beats * beat_bits // 8, config.engine_beats * beat_bits // 8)
-    active = hidden + feed if shape.is_parallel else max(hidden, feed, queries)
+    active = max(hidden, feed, queries)
     yield Limit("activation memory", active * lanes, config.activation_depth * lanes)
 
 

@@ -7,10 +7,11 @@ from math import ceil
 from host.predict import Span
 from rtl import timing
 from rtl.config import Config
-from rtl.isa import NO_SCALAR, TEMPERATURE_SCALAR, Op, Opcode, Target, VectorFn
+from rtl.isa import JOINT, NO_SCALAR, TEMPERATURE_SCALAR, Op, Opcode, Target, VectorFn
 
 # Where a value lies: a kind of memory, and the place in it.
 Place = tuple[str, int]
+SLOT_SHIFT = 16            # the slot's number leads a place of its own
 CONSTANTS = frozenset((NO_SCALAR, TEMPERATURE_SCALAR))
 PAIRED = (VectorFn.ADD, VectorFn.GATE, VectorFn.PRODUCT)     # functions of two vectors
 NARROW = (Target.QUERY, Target.KEY, Target.VALUE)
@@ -35,7 +36,8 @@ def access(config: Config, op: Op) -> Access:
     ports = set()
     if op.opcode == Opcode.SAMPLE or op.opcode == Opcode.VECTOR:
         ports.add("read")
-    if any(kind == "vector" and beat < config.engine_beats for kind, beat in writes):
+    # With slots the engine's beats wait in a queue for a cycle in which the vector unit writes nothing.
+    if config.slots == 1 and any(kind == "vector" and beat < config.engine_beats for kind, beat in writes):
         ports.add("write")
     return Access(frozenset(reads), frozenset(writes), frozenset(ports))
 
@@ -133,8 +135,20 @@ def accesses(config: Config, program: list[Op]) -> list[Access]:
                    one.ports) for one in found]
 
 
+def in_slots(config: Config, touched: Access, slots: Iterable[int]) -> Access:
+    """What an operation touches for some slots: vectors, scalars and activations of their own, all else in common."""
+    def own(places: frozenset[Place]) -> frozenset[Place]:
+        return frozenset((kind, place | slot << SLOT_SHIFT if _is_own(config, kind, place) else place)
+                         for kind, place in places for slot in slots)
+    return Access(own(touched.reads), own(touched.writes), touched.ports)
+
+
+def _is_own(config: Config, kind: str, place: int) -> bool:
+    return kind in ("scalar", "activation") or kind == "vector" and place < config.attention_beat
+
+
 def check_hazards(config: Config, spans: list[Span]) -> None:
-    """Prove that no two operations of a token that run at once disturb each other.
+    """Prove that no two operations of a pass that run at once disturb each other.
 
     A SAMPLE may read what a MATVEC still writes if it stays behind it, see `timing.sample_delay`.
 
@@ -142,7 +156,9 @@ def check_hazards(config: Config, spans: list[Span]) -> None:
     ------
     ValueError: two do; the message names them and what both touch.
     """
-    touched = accesses(config, [span.op for span in spans])
+    slots = range(1 + max(span.slot for span in spans))
+    touched = [in_slots(config, one, slots if span.op.opcode in JOINT else [span.slot])
+               for span, one in zip(spans, accesses(config, [span.op for span in spans]), strict=True)]
     running: list[int] = []
     for later, span in enumerate(spans):
         running = [earlier for earlier in running if spans[earlier].end > span.start]

@@ -23,6 +23,8 @@ from host.predict import predict
 from rtl.config import DRAFT_TAG_BITS, Config
 from rtl.csr_map import Space
 from rtl.isa import PROGRAM_BITS, Op, Opcode
+from rtl.timing import BASE3_WORD_TRITS
+from sim.token_loop import Pass
 
 MAGIC = b"TRITLOOM"
 VERSION = 2
@@ -78,6 +80,13 @@ class Image:
     def stream_words(self) -> int:
         """32-bit words of weights that one token takes from SDRAM."""
         return len(self.sections["stream"]) // 4 if "stream" in self.sections else 0
+
+    @property
+    def prompt_words(self) -> int:
+        """32-bit words of weights that a pass takes from SDRAM which only reads the prompt; 0 if there is none such."""
+        read = next((index for index, op in enumerate(self.program) if op.opcode == Opcode.SECTION and op.reads), 0)
+        tiles = sum(op.groups * op.planes * op.blocks for op in self.program[:read] if op.opcode == Opcode.MATVEC)
+        return tiles * self.config.rows * self.config.columns // BASE3_WORD_TRITS
 
     @property
     def manifest(self) -> dict[str, object]:
@@ -198,9 +207,16 @@ class Image:
         """The token program as text, with predicted cycles."""
         return program_listing(self.config, self.program)
 
-    def predicted_cycles(self, position: int, *, greedy: bool = True) -> int:
-        """Cycles of the token at a position (stream configuration: without refresh stalls)."""
-        return predict(self.config, self.program, position, greedy=greedy).cycles
+    def predicted_cycles(self, position: int, *, greedy: bool = True, taken: Pass | None = None, kept: int = 1,
+                         speculates: bool = False) -> int:
+        """Cycles of the token at a position, or of a pass (stream configuration: without refresh stalls).
+
+        Parameters
+        ----------
+        taken, kept, speculates : see `host.predict.timeline`.
+        """
+        return predict(self.config, self.program, position, greedy=greedy, taken=taken, kept=kept,
+                       speculates=speculates).cycles
 
 
 def _stride(count: int) -> int:

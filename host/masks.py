@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from host.hazards import accesses
+from host.hazards import Access, accesses, in_slots
 from host.predict import timeline
 from rtl.config import Config
-from rtl.isa import UNIT_OF, Op, Opcode, Unit
+from rtl.isa import JOINT, UNIT_OF, Op, Opcode, Unit
 from rtl.timing import sample_delay
+from sim.token_loop import Pass
 
 
 def with_masks(config: Config, program: list[Op]) -> list[Op]:
@@ -16,19 +17,23 @@ def with_masks(config: Config, program: list[Op]) -> list[Op]:
     writes, to write what that reads or writes, or to use the same port of vector memory.
     """
     touched = accesses(config, program)
-    running: dict[int, Unit] = {}       # operations not known to have ended, and their units
-    masked = []
-    for index, op in enumerate(program):
+    # Three slots show what one does to the next while the last section's operations may still run.
+    taken = Pass((0,) * min(config.slots, 3), 0, 1, reads=False)
+    running: list[tuple[Access, Unit]] = []     # what is not known to have ended, and its units
+    masks = [Unit(0)] * len(program)
+    for index, op, slot in taken.operations(program):
+        touches = in_slots(config, touched[index], range(len(taken.tokens)) if op.opcode in JOINT else [slot])
         mask = Unit(0)
-        for earlier, unit in running.items():
-            if touched[earlier].clash(touched[index]):
-                mask |= unit
+        for earlier, busy in running:
+            if earlier.clash(touches):
+                mask |= busy
         unit = UNIT_OF[op.opcode]
-        masked.append(op if op.opcode == Opcode.END else replace(op, wait=mask & ~unit))
+        masks[index] |= mask & ~unit
         # It starts when these units and its own are idle.
-        running = {earlier: busy for earlier, busy in running.items() if not busy & (mask | unit)}
-        running[index] = unit
-    return masked
+        running = [(earlier, busy) for earlier, busy in running if not busy & (mask | unit)]
+        running.append((touches, unit))
+    ends = [op.opcode == Opcode.END or op.opcode == Opcode.SECTION and op.reads for op in program]
+    return [op if end else replace(op, wait=mask) for op, end, mask in zip(program, ends, masks, strict=True)]
 
 
 def with_sampling_beside(config: Config, program: list[Op]) -> list[Op]:

@@ -66,6 +66,9 @@ class ParallelProgram(TokenProgram):
         self._norm_scale(f"{layer}.qkv", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
         emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
         self._matvec(f"{layer}.q", raw_q, S.Q_PEAK, fill=False)
+        if config.slots > 1:
+            self._mix_slots(layer, raw_k, raw_q, raw_v)
+            return
         emit.rotate(raw_k, at.kv_beats, NO_SCALAR, dst=at.k)
         self._factor(f"{layer}.k", S.K, S.K_PEAK, one, growth=ROTATION_GROWTH)
         emit.block(S.K_PEAK, S.K_PEAK)
@@ -85,6 +88,31 @@ class ParallelProgram(TokenProgram):
             self._collect(word - 1)
             self._to_query(word)
             emit.attend(layer * at.kv_words + word, S.HEADS, wait=NO_WAIT)
+
+    def _mix_slots(self, layer: int, raw_k: int, raw_q: int, raw_v: int) -> None:
+        """The rest of it for one slot after the other, while the engine works on the gate of all.
+
+        What attention leaves is taken at once: the next slot's comes to the same place.
+        """
+        emit, at, config, one = self.emit, self.layout, self.config, 2.0**QKV_FRACTION
+        self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
+        self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK, fill=False)
+        emit.rotary()
+        self._factor(f"{layer}.k", S.K, S.K_PEAK, one, growth=ROTATION_GROWTH)
+        emit.block(S.K_PEAK, S.K_PEAK)
+        emit.rotate(raw_k, at.kv_beats, NO_SCALAR, dst=at.k)
+        self._factor(f"{layer}.q", S.Q, S.Q_PEAK, one * LOG2_E / self.shape.head_dim**0.5, growth=ROTATION_GROWTH)
+        emit.rotate(raw_q, at.q_beats, NO_SCALAR, dst=at.q)
+        emit.block(S.Q_PEAK, S.Q_PEAK)
+        self._to_cache(layer, at.k, S.K, S.K_PEAK, value=False)
+        self._factor(f"{layer}.v", S.V, S.V_PEAK, one)
+        emit.block(S.V_PEAK, S.V_PEAK)
+        self._to_cache(layer, raw_v, S.V, S.V_PEAK, value=True)
+        for word in range(at.kv_words):
+            self._to_query(word)
+            emit.attend(layer * at.kv_words + word, S.HEADS, wait=NO_WAIT)
+            self._reciprocals(range(config.heads_parallel))
+            self._collect(word)
 
     def _to_cache(self, layer: int, source: int, factor: int, block: int, *, value: bool) -> None:
         words, beats = self.layout.kv_words, self.config.word_beats
@@ -131,11 +159,10 @@ class ParallelProgram(TokenProgram):
         parts, beats = self.tiler.parts(f"{layer}.down"), self.config.table_blocks * self.config.block_beats
         for part in range(parts):
             first = part * beats
-            # Behind the place of n and then of what attention leaves.
-            place = at.hidden_beats + first
+            place = at.hidden_activations + first
             emit.to_activation(at.gate + first, min(beats, at.feed_beats - first), S.HIDDEN_QUANTISE, NO_SCALAR,
                                wait=NO_WAIT, dst=place)
-            if part == parts - 1:
+            if part == parts - 1 and self.config.slots == 1:
                 self._reciprocals(range(self.config.heads_parallel - 1))
             self._matvec(f"{layer}.down/{part}", self._delta(part), S.SCRATCH, source=place)
             if part == 0:
@@ -153,8 +180,9 @@ class ParallelProgram(TokenProgram):
         """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward."""
         emit, at = self.emit, self.layout
         name = f"{layer}.o"
-        self._reciprocals([self.config.heads_parallel - 1])
-        self._collect(at.kv_words - 1)
+        if self.config.slots == 1:
+            self._reciprocals([self.config.heads_parallel - 1])
+            self._collect(at.kv_words - 1)
         if at.kv_words > 1:
             emit.peak(at.q, at.q_beats, S.O_PEAK)
         emit.reciprocal(S.O_QUANTISE, S.O_PEAK, constant=127.0, wait=NO_WAIT)

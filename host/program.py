@@ -73,14 +73,16 @@ class Layout:
             self.raw = self.up + max(0, self.feed_beats - self.q_beats - 2 * self.kv_beats)
             self.gain = self.digit = max(self.up + 3 * self.hidden_beats, self.raw + self.q_beats + 2 * self.kv_beats)
             self.logits = self.gate
+        # Activations of the hidden vector lie behind others if there is room: then neither waits for the other's use.
+        room = config.activation_depth - self.feed_beats
+        self.hidden_activations = self.hidden_beats if room >= self.hidden_beats else 0
         end = max(self.up + self.feed_beats, self.digit + (gain_beats if gain_digits > 1 else 0))
         limits = (
             ("vector memory beats", max(end, self.logits + logit_beats), config.engine_beats),
             ("beats of the residual stream and what lies beside it",
              self.hidden_beats + (self.q_beats + self.kv_beats) * shape.is_parallel,
              config.bank_beats or config.vector_depth),
-            ("activation beats", self.hidden_beats + self.feed_beats if shape.is_parallel else
-             max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
+            ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
             ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
             ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
@@ -120,6 +122,9 @@ class ProgramBuilder:
 
     def rotary(self) -> None:
         self._append(Opcode.ROTARY, Unit.VECTOR)
+
+    def section(self, wait: Unit = NO_WAIT, *, reads: bool = False) -> None:
+        self._append(Opcode.SECTION, wait, reads=int(reads))
 
     def end(self, wait: Unit) -> None:
         self._append(Opcode.END, wait)

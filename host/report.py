@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from host.session import Generation, Pass
+from host.session import Generation, Token
 
 WORD_BYTES = 4              # of the weight stream
 SDRAM_CYCLE_BYTES = 2       # a 16-bit bus at its peak
@@ -11,11 +11,14 @@ SDRAM_CYCLE_BYTES = 2       # a 16-bit bus at its peak
 def summary(generation: Generation, *, text: str, clock_hz: int, provenance: str) -> dict[str, object]:
     """Everything measured, in the keys of ``tritloom run --json``.
 
-    The lists have one entry per generated token; passes over the prompt count in the counters only.
+    The lists have one entry per generated token; a token that shared its pass with the one after it took no cycles of
+    its own. The pass that brings the first generated token may read the end of the prompt, too.
     """
-    generated = [done for done in generation.passes if done.generated]
+    generated = [done for done in generation.tokens if done.generated]
+    prompt = [done for done in generation.tokens if not done.generated]
     counters = generation.counters
     cycles = [done.cycles for done in generated]
+    passes = sum(count > 0 for count in cycles)
     sdram_cycles = counters["sdram_cycles"]
     weight_bytes = counters["stream_words"] * WORD_BYTES
     return {
@@ -25,6 +28,8 @@ def summary(generation: Generation, *, text: str, clock_hz: int, provenance: str
         "cycles_per_token": cycles,
         "predicted_cycles_per_token": [done.predicted for done in generated],
         "tokens_per_second": clock_hz * len(cycles) / sum(cycles) if cycles else None,
+        "tokens_per_pass": len(cycles) / passes if passes else None,
+        "prompt": {"tokens": len(prompt), "cycles": sum(done.cycles for done in prompt)},
         "clock_hz": clock_hz,
         "sdram": {
             "weight_bytes": weight_bytes,
@@ -40,12 +45,12 @@ def summary(generation: Generation, *, text: str, clock_hz: int, provenance: str
     }
 
 
-def first_difference(generation: Generation) -> Pass | None:
-    """The first pass whose token is not the golden model's."""
-    return next((done for done in generation.passes if done.token != done.golden), None)
+def first_difference(generation: Generation) -> Token | None:
+    """The first token that is not the golden model's."""
+    return next((done for done in generation.tokens if done.token != done.golden), None)
 
 
-def table(result: dict, passes: list[Pass]) -> Table:
+def table(result: dict) -> Table:
     """The counters of a result of ``summary``."""
     out = Table(title=f"counters ({result['provenance']})", title_justify="left")
     out.add_column("counter")
@@ -53,14 +58,17 @@ def table(result: dict, passes: list[Pass]) -> Table:
     cycles, predicted = result["cycles_per_token"], result["predicted_cycles_per_token"]
     counters, sdram = result["counters"], result["sdram"]
     out.add_row("tokens generated", f"{len(cycles)}")
-    out.add_row("forward passes", f"{len(passes)}")
+    out.add_row("  before the first", f"{result['prompt']['tokens']} in {result['prompt']['cycles']:,} cycles")
     out.add_row("tokens equal the golden model", "yes" if result["golden_equal"] else "NO")
     if cycles:
         out.add_row("cycles per token, mean", f"{sum(cycles) / len(cycles):,.1f}")
-        out.add_row("  least and most", f"{min(cycles):,} and {max(cycles):,}")
         out.add_row("  predicted, mean", f"{sum(predicted) / len(predicted):,.1f}")
-        exact = sum(a == b for a, b in zip(cycles, predicted, strict=True))
-        out.add_row("  tokens exactly as predicted", f"{exact} of {len(cycles)}")
+        passes = [pair for pair in zip(cycles, predicted, strict=True) if pair[0]]
+        exact = sum(took == expected for took, expected in passes)
+        least, most = min(passes)[0], max(passes)[0]
+        out.add_row("cycles per pass, least and most", f"{least:,} and {most:,}")
+        out.add_row("  passes exactly as predicted", f"{exact} of {len(passes)}")
+        out.add_row("  tokens per pass", f"{result['tokens_per_pass']:.2f}")
         out.add_row(f"tokens per second at {result['clock_hz'] / 1e6:g} MHz", f"{result['tokens_per_second']:,.1f}")
     total = counters["cycles"]
     for unit in ("engine", "vector", "scalar", "attention", "sampler", "rotary"):

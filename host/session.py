@@ -15,9 +15,11 @@ from host.model_files import open_model
 from host.program import Layout
 from host.tokenizer import Tokenizer
 from rtl.config import SIMULATED_CONFIGS, Config
-from rtl.csr_map import COUNTERS
+from rtl.csr_map import COUNTERS, Speculation
+from sim.drafter import drafter_of
 from sim.fixed import Scalar
 from sim.golden import Golden
+from sim.token_loop import Pass, TokenLoop
 
 DEFAULT_CONFIG = "resident"
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -144,17 +146,17 @@ def tokenizer_of(image: Image) -> Tokenizer:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward pass, as the device did it and as it should have been.
+class Token:
+    """What follows one token, as the device says and as it should be.
 
     Parameters
     ----------
-    token : sampled by the device.
-    golden : sampled by the golden model on the same input.
-    position : of the input.
-    cycles : engine clocks that the device took.
-    predicted : engine clocks that the compiler predicted.
-    generated : whether the token continues the text.
+    token : of the device.
+    golden : of the golden model on the same text.
+    position : of the token that it follows.
+    cycles : engine clocks of the device's pass, if this is the last token that it brought; else 0.
+    predicted : engine clocks that the compiler predicted for that pass.
+    generated : whether it continues the text.
     """
 
     token: int
@@ -175,29 +177,31 @@ class Generation:
     temperature : of sampling, above 0; None is greedy.
     seed : of the sampler; each restart of a sliding context takes the next.
     slide : when the context is full, restart with the last half of its tokens as the prompt.
+    speculation : who fills slots with drafts; the text is the same.
 
     Members
     -------
-    passes : forward passes so far.
+    tokens : what followed each token so far, those of the prompt among them.
     counters : hardware counters, summed over restarts.
     stopped : why generation ended early, or empty.
 
     Raises
     ------
-    TritloomError: the temperature is out of range.
+    TritloomError: the temperature is out of range, or the configuration has no drafter to speculate with.
     """
 
     def __init__(self, device: Device, image: Image, *, temperature: float | None = None, seed: int = 0,
-                 slide: bool = False) -> None:
-        self.passes: list[Pass] = []
+                 slide: bool = False, speculation: Speculation = Speculation.OFF) -> None:
+        self.tokens: list[Token] = []
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.stopped = ""
         self._device, self._image, self._seed, self._slide = device, image, seed, slide
         self._golden = Golden(image)
         self._scale = inverse_temperature(temperature)
+        self._speculation, self._drafter = speculation, drafter_of(image, speculation)
 
-    def run(self, prompt: Sequence[int], count: int) -> Iterator[Pass]:
-        """Generate ``count`` tokens after a prompt; yields each pass as it ends.
+    def run(self, prompt: Sequence[int], count: int) -> Iterator[Token]:
+        """Generate ``count`` tokens after a prompt; yields what follows each token, when the device says so.
 
         Raises
         ------
@@ -205,34 +209,49 @@ class Generation:
         """
         context = self._image.context
         check_prompt(prompt, self._image)
-        tokens, left, seed = list(prompt), count, self._seed
+        text, left, seed = list(prompt), count, self._seed
         while left:
-            part = min(left, context - len(tokens) + 1)
-            for done in self._segment(tokens, part, seed):
-                self.passes.append(done)
+            part = min(left, context - len(text) + 1)
+            for done in self._segment(text, part, seed):
+                self.tokens.append(done)
                 yield done
-            tokens += [done.token for done in self.passes[-part:]]
+            text += [done.token for done in self.tokens[-part:]]
             left -= part
             if left and not self._slide:
                 self.stopped = f"the context of {context} positions is full; --slide goes on"
                 return
-            tokens, seed = tokens[-context // 2:], seed + 1 & 0xFFFFFFFF
+            text, seed = text[-context // 2:], seed + 1 & 0xFFFFFFFF
 
-    def _segment(self, prompt: list[int], count: int, seed: int) -> Iterator[Pass]:
+    def _segment(self, prompt: list[int], count: int, seed: int) -> Iterator[Token]:
         """One run of the device, from position 0."""
-        greedy = self._scale is None
-        last = self._image.predicted_cycles(len(prompt) + count - 2, greedy=greedy)
+        slots, inputs = self._image.config.slots, len(prompt) + count - 1
+        longest = Pass((0,) * slots, max(0, inputs - slots), slots, reads=False)
+        last = self._image.predicted_cycles(inputs - 1, greedy=self._scale is None, taken=longest, kept=slots)
         self._golden.reset(seed=seed, temperature=self._scale)
-        token = prompt[0]
-        for event in self._device.run(prompt, count, temperature=self._scale, seed=seed,
-                                      timeout_us=watchdog_us(last, self._device.hello.clock_hz)):
-            source = prompt[event.position] if event.position < len(prompt) else token
-            yield Pass(token=event.token, golden=self._golden.step(source, event.position), position=event.position,
-                       cycles=event.cycles, generated=event.generated,
-                       predicted=self._image.predicted_cycles(event.position, greedy=greedy))
-            token = event.token
+        events = self._device.run(prompt, count, temperature=self._scale, seed=seed, speculation=self._speculation,
+                                  timeout_us=watchdog_us(last, self._device.hello.clock_hz))
+        loop = TokenLoop(slots=slots, context=self._image.context, prompt=prompt, tokens=inputs, drafter=self._drafter)
+        while taken := loop.begin():
+            records = loop.end(taken, list(self._samples(taken)))
+            predicted = self._image.predicted_cycles(
+                taken.position, greedy=self._scale is None, taken=taken, kept=len(records),
+                speculates=self._drafter is not None)
+            for record in records:
+                event = next(events)
+                yield Token(token=event.token, golden=record.token, position=event.position, cycles=event.cycles,
+                            predicted=predicted if record is records[-1] else 0, generated=event.generated)
+        next(events, None)      # the end of the run
         for name, value in self._device.counters().items():
             self.counters[name] += value
+
+    def _samples(self, taken: Pass) -> Iterator[int]:
+        """The golden model's sample of each slot, up to the first that makes the slots behind it worthless."""
+        for slot, token in enumerate(taken.tokens):
+            sample = self._golden.step(token, taken.position + slot,
+                                       samples=taken.samples(slot) or self._image.config.slots == 1)
+            yield sample
+            if slot + 1 >= taken.known and taken.tokens[slot + 1 : slot + 2] not in ((), (sample,)):
+                return
 
 
 def check_prompt(prompt: Sequence[int], image: Image) -> None:

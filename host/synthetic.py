@@ -8,7 +8,8 @@ from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from rtl.config import STREAM
 
-SHAPE = Shape(hidden=400, feed_forward=1480, layers=6, heads=4, kv_heads=2, head_dim=20, vocab=512, context=256)
+SHAPE = Shape(hidden=400, feed_forward=1280, layers=7, heads=2, kv_heads=1, head_dim=20, vocab=512, context=256,
+              is_parallel=True)
 TOKENIZER = Path(__file__).resolve().parent.parent / "models" / "stories1m" / "tokenizer.bin"
 
 

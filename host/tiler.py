@@ -74,7 +74,8 @@ class Tiler:
             self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"], planes[f"{layer}.down"])
             if checkpoint.shape.is_parallel:
                 self._cut_output(layer, tensors, planes)
-        self._cut("head", tensors["head"], planes["head"])
+        # An engine with slots writes whole beats only.
+        self._cut("head", self._whole_beats(tensors["head"]) if config.slots > 1 else tensors["head"], planes["head"])
 
     def block(self, name: str) -> Block:
         """The MATVEC of a matrix, or of a part ``name/i`` of one whose columns exceed the tables."""

@@ -54,8 +54,9 @@ class TokenProgram:
         return emit.ops
 
     def _prepare(self) -> None:
-        """What serves all layers."""
-        self.emit.rotary()
+        """What serves all layers. Slots have one rotary unit between them: each layer turns it to them anew."""
+        if self.config.slots == 1:
+            self.emit.rotary()
 
     def _mixer(self, layer: int) -> None:
         self._queries_keys_values(layer)
@@ -75,6 +76,9 @@ class TokenProgram:
         self._quantise(self._gained(name, at.x, at.hidden_beats), at.hidden_beats, S.PEAK)
         self._matvec(name, destination, peak)
         self._norm_scale(name, S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
+        if self.config.slots > 1:
+            # What waits for the engine now waits for it only once all slots have their root mean square.
+            self.emit.section()
 
     def _gained(self, norm: str, source: int, beats: int, *, peak: int = S.PEAK, place: int | None = None) -> int:
         """Multiply a vector by the gains of its norm; returns where the product is.
@@ -137,6 +141,8 @@ class TokenProgram:
     def _queries_keys_values(self, layer: int) -> None:
         emit, at, shape = self.emit, self.layout, self.shape
         self._normed_matvec(f"{layer}.qkv", at.q, S.SCRATCH)
+        if self.config.slots > 1:
+            emit.rotary()
         query_scale = LOG2_E / shape.head_dim**0.5 * 2.0**QKV_FRACTION
         emit.scalar(S.Q, S.ACT, constant=self._scale(f"{layer}.q", f"{layer}.qkv") * query_scale)
         emit.scalar(S.K, S.ACT, constant=self._scale(f"{layer}.k", f"{layer}.qkv") * 2.0**QKV_FRACTION)
@@ -239,6 +245,8 @@ class TokenProgram:
 
     def _head(self) -> None:
         emit, at = self.emit, self.layout
+        if self.config.slots > 1:
+            emit.section(ALL_UNITS, reads=True)
         self._normed_matvec("head", at.logits, S.SCRATCH)
         emit.scalar(S.SCALE, S.ACT, TEMPERATURE_SCALAR, constant=self._scale("head") * 2.0**GUMBEL_FRACTION)
         emit.sample(at.logits, self.shape.vocab, S.SCALE, wait=Unit.ENGINE | Unit.SCALAR)

@@ -10,7 +10,7 @@ from rtl.attention_lanes import AttentionLanes
 from rtl.config import EXPONENT_BITS, SCORE_BITS, Config
 from rtl.isa import Opcode
 from rtl.one_port_memory import OnePortMemory
-from rtl.op_layout import RESULT, cache_read_port, elements, op_layout, query_port, read_port
+from rtl.op_layout import cache_read_port, elements, op_layout, query_port, read_port, result_layout
 from rtl.timing import EXP2_CYCLES, OPERAND_CYCLES, RESULT_SLACK, score_cycles
 
 
@@ -85,13 +85,13 @@ class Attention(wiring.Component):
     def __init__(self, *, config: Config, primitives: str = "portable") -> None:
         self._config, self._primitives = config, primitives
         super().__init__({
-            "op": In(stream.Signature(op_layout(Opcode.ATTEND))),
+            "op": In(stream.Signature(op_layout(Opcode.ATTEND, config.slot_bits))),
             "busy": Out(1),
             "query": In(query_port(config.lanes)),
             "cache": Out(cache_read_port(config.word_lanes, ceil_log2(config.kv_slots * config.context))),
             "position": In(16),
             "read": In(read_port(elements(config.lanes), max(1, ceil_log2(config.query_groups * config.word_beats)))),
-            "result": Out(stream.Signature(RESULT))})
+            "result": Out(stream.Signature(result_layout(config.slot_bits)))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -78,11 +78,12 @@ class Config:
     program_depth : operations the program memory holds.
     sampler_lanes : logits examined per clock.
     stream_fifo_words : 32-bit words of weight prefetch (stream only, else 0).
+    slots : tokens that share a pass over the weights, each with vectors and scalars of its own (stream only).
+    block_slots : slots whose activations lie in block RAM; those of the others in distributed RAM.
     gain_rows : rows of the embedding memory after the vocabulary, for gains of norms (0: no gains).
     has_silu : whether the vector unit can gate by SiLU, besides the square of ReLU.
     has_recurrence : whether there is what the layers of HGRN need besides SiLU: the sigmoid, and a scalar register that
         lets their states begin from nothing.
-    slots : vectors that share one pass over the weights (stream only); more than one take an engine without tables.
     draft_sets : sets of the drafter's learned table, ``DRAFT_WAYS`` contexts each; a power of two (0: no drafter).
     bank_beats : beats at the end of vector memory that only the vector unit writes, while the engine may write the
         others (0: one writes at a time).
@@ -113,6 +114,7 @@ class Config:
     has_silu: bool = False
     has_recurrence: bool = False
     slots: int = 1
+    block_slots: int = 0
     draft_sets: int = 0
     bank_beats: int = 0
 
@@ -142,6 +144,8 @@ class Config:
             raise ValueError(f"slots must be positive, got {self.slots}")
         if self.slots > 1 and (self.weight_source, self.rows, self.block_beats) != ("sdram", 1, 1):
             raise ValueError(f"slots {self.slots} need weight_source sdram, rows 1 and block_beats 1")
+        if self.slots > 1 and (self.bank_beats or self.has_recurrence):
+            raise ValueError(f"slots {self.slots} allow neither bank_beats nor has_recurrence")
         if self.slots > 1 and self.activation_depth & (self.activation_depth - 1):
             raise ValueError(f"activation_depth {self.activation_depth} must be a power of two if there are slots")
 
@@ -162,8 +166,8 @@ class Config:
 
     @property
     def macs(self) -> int:
-        """Ternary multiply-accumulates per clock."""
-        return self.rows * self.codes * CODE_TRITS
+        """Ternary multiply-accumulates per clock, in all slots."""
+        return self.rows * self.codes * CODE_TRITS if self.slots == 1 else self.slots * self.columns
 
     @property
     def accumulator_bits(self) -> int:
@@ -227,6 +231,16 @@ class Config:
         return (3**self.embed_planes - 1).bit_length()
 
     @property
+    def slot_bits(self) -> int:
+        """Bits of a slot's number; they lead in addresses of beats, scalars and activations."""
+        return (self.slots - 1).bit_length()
+
+    @property
+    def vector_beats(self) -> int:
+        """Beats of vector memory, over all slots."""
+        return self.vector_depth if self.slots == 1 else self.slots << ADDRESS_BITS
+
+    @property
     def context_log2(self) -> int:
         return self.context.bit_length() - 1
 
@@ -242,7 +256,8 @@ class Config:
     @property
     def geometry(self) -> int:
         """32-bit fingerprint of everything an image depends on; options count where they are taken."""
-        chosen = [f for f in fields(self) if f.name != "stream_fifo_words" and getattr(self, f.name) != f.default]
+        free = ("stream_fifo_words", "block_slots")
+        chosen = [f for f in fields(self) if f.name not in free and getattr(self, f.name) != f.default]
         text = ",".join([f"program={PROGRAM_VERSION}", *(f"{f.name}={getattr(self, f.name)}" for f in chosen)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
@@ -254,9 +269,10 @@ RESIDENT = Config(
     bank_beats=16)
 
 STREAM = Config(
-    name="stream", lanes=20, block_beats=1, rows=1, table_blocks=128, weight_source="sdram", weight_planes=3,
-    weight_depth=0, vector_depth=252, activation_depth=128, head_dim=20, word_beats=1, query_groups=2, context=256,
-    kv_slots=12, vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048)
+    name="stream", lanes=20, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_planes=3,
+    weight_depth=0, vector_depth=252, activation_depth=64, head_dim=20, word_beats=1, query_groups=2, context=256,
+    kv_slots=12, vocab=512, embed_beats=20, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=2048,
+    slots=8, block_slots=2, draft_sets=1024)
 
 TINY = Config(
     name="tiny", lanes=8, block_beats=3, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,

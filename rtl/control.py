@@ -17,7 +17,7 @@ TEMPERATURE = data.StructLayout({"mantissa": 16, "exponent": signed(9), "enable"
 
 RUN = wiring.Signature({
     "start": Out(1), "stop": Out(1), "soft_reset": Out(1), "tokens": Out(16), "position": Out(16),
-    "running": In(1), "fault": In(8),
+    "prompt_passes": Out(16), "speculation": Out(2), "running": In(1), "fault": In(8),
 })
 HOST_READ = wiring.Signature({"request": Out(stream.Signature(28)), "response": In(stream.Signature(32))})
 Registers = dict[str, Value]
@@ -90,18 +90,19 @@ class Control(wiring.Component):
     has_stream : whether weights stream from SDRAM.
     clock_hz : engine clock.
     context, vocab : positions and tokens; both queues hold ``context`` items.
-    stream_base, stream_words : of the image in SDRAM; values after reset.
+    slots : tokens that share a pass.
+    stream_base, stream_words, prompt_words : of the image in SDRAM; values after reset.
     timeout_cycles : longest wait of one access.
 
     Members
     -------
     bus : In register bus.
-    run : Out start, stop, soft_reset (pulses), tokens, position; In running, fault.
+    run : Out start, stop, soft_reset (pulses), tokens, position, prompt_passes, speculation; In running, fault.
     prompt : Out stream of prompt tokens.
     tokens : In stream of sampled tokens, their positions and clocks.
     load : Out stream of words for the memories of the engine.
     host_read : Out request stream of SDRAM word addresses, In response stream of words.
-    temperature, seed, stream_base, stream_words : Out settings.
+    temperature, seed, stream_base, stream_words, prompt_words : Out settings.
     counters : In, one 32-bit value per name in ``COUNTERS``.
 
     Raises
@@ -110,25 +111,28 @@ class Control(wiring.Component):
     """
 
     def __init__(self, *, geometry: int, has_stream: bool, clock_hz: int, context: int, vocab: int,
-                 stream_base: int = 0, stream_words: int = 0, timeout_cycles: int = 65536) -> None:
-        words = {"geometry": geometry, "clock_hz": clock_hz, "stream_base": stream_base, "stream_words": stream_words}
+                 slots: int = 1, stream_base: int = 0, stream_words: int = 0, prompt_words: int = 0,
+                 timeout_cycles: int = 65536) -> None:
+        words = {"geometry": geometry, "clock_hz": clock_hz, "stream_base": stream_base, "stream_words": stream_words,
+                 "prompt_words": prompt_words}
         for name, value in words.items():
             if not 0 <= value < 1 << 32:
                 raise ValueError(f"{name} must fit 32 bits, got {value}")
-        for name, value in {"context": context, "vocab": vocab}.items():
+        for name, value in {"context": context, "vocab": vocab, "slots": slots}.items():
             if not 0 < value < 1 << 15:
                 raise ValueError(f"{name} must be in 1..{(1 << 15) - 1}, got {value}")
         self.context = context
         self.timeout_cycles = timeout_cycles
         self._constants = {"ID": IDENTITY, "VERSION": CONTROL_VERSION, "GEOMETRY": geometry,
-                           "FLAGS": FLAG_STREAM * has_stream, "CLOCK_HZ": clock_hz, "CONTEXT": context, "VOCAB": vocab}
-        self._initial = {"STREAM_BASE": stream_base, "STREAM_WORDS": stream_words}
+                           "FLAGS": FLAG_STREAM * has_stream, "CLOCK_HZ": clock_hz, "CONTEXT": context, "VOCAB": vocab,
+                           "SLOTS": slots}
+        self._initial = {"STREAM_BASE": stream_base, "STREAM_WORDS": stream_words, "PROMPT_WORDS": prompt_words}
         super().__init__({
             "bus": In(RegisterBus()), "run": Out(RUN),
             "prompt": Out(stream.Signature(16)), "tokens": In(stream.Signature(TOKEN)),
             "load": Out(stream.Signature(LOAD)), "host_read": Out(HOST_READ),
             "temperature": Out(TEMPERATURE), "seed": Out(32), "stream_base": Out(32), "stream_words": Out(32),
-            "counters": In(COUNTER_PORTS),
+            "prompt_words": Out(32), "counters": In(COUNTER_PORTS),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -164,11 +168,13 @@ class Control(wiring.Component):
 
         m.d.comb += [
             self.run.tokens.eq(stored["RUN_TOKENS"]), self.run.position.eq(stored["RUN_POSITION"]),
+            self.run.prompt_passes.eq(stored["PROMPT_PASSES"]), self.run.speculation.eq(stored["SPECULATION"]),
             self.temperature.mantissa.eq(stored["TEMPERATURE"][:16]),
             self.temperature.exponent.eq(stored["TEMPERATURE"][16:25]),
             self.temperature.enable.eq(stored["TEMPERATURE"][31]),
             self.seed.eq(stored["SEED"]),
             self.stream_base.eq(stored["STREAM_BASE"]), self.stream_words.eq(stored["STREAM_WORDS"]),
+            self.prompt_words.eq(stored["PROMPT_WORDS"]),
         ]
         return m
 

@@ -24,7 +24,7 @@ class Csr:
 
 
 IDENTITY = int.from_bytes(b"TRIT", "big")
-CONTROL_VERSION = 1
+CONTROL_VERSION = 2
 
 # Position in the table is the word address on the register bus.
 ENGINE_CSRS: tuple[Csr, ...] = (
@@ -37,11 +37,11 @@ ENGINE_CSRS: tuple[Csr, ...] = (
     Csr("VOCAB", "r", "tokens of the vocabulary"),
     Csr("CONTROL", "w", "write ones: bit 0 start, bit 1 stop, bit 2 reset engine and queues"),
     Csr("STATUS", "r", "bit 0 running, bit 1 done, bit 2 an access timed out, bits 15:8 fault code"),
-    Csr("RUN_TOKENS", "rw", "forward passes to do"),
-    Csr("RUN_POSITION", "rw", "position of the first pass"),
+    Csr("RUN_TOKENS", "rw", "tokens to take, those of the prompt among them"),
+    Csr("RUN_POSITION", "rw", "position of the first token"),
     Csr("PROMPT", "w", "appends a token to the prompt queue"),
     Csr("TOKEN", "pop", "bit 31 valid, bits 30:16 position, bits 15:0 token; reading takes it from the queue"),
-    Csr("TOKEN_CYCLES", "r", "engine clocks of the token that was taken last"),
+    Csr("TOKEN_CYCLES", "r", "engine clocks of the pass that the token taken last ended, 0 if it ended none"),
     Csr("TEMPERATURE", "rw", "inverse temperature: bits 15:0 mantissa, bits 24:16 signed exponent, bit 31 enable"),
     Csr("SEED", "rw", "seed of the sampler"),
     Csr("LOAD_ADDRESS", "rw", "space << 28 | word address; LOAD_DATA and READ_DATA advance it"),
@@ -50,6 +50,10 @@ ENGINE_CSRS: tuple[Csr, ...] = (
     Csr("IMAGE_ID", "rw", "identity of the loaded image, 0 for none"),
     Csr("STREAM_BASE", "rw", "SDRAM word where the weights of a pass begin"),
     Csr("STREAM_WORDS", "rw", "SDRAM words of a pass"),
+    Csr("PROMPT_WORDS", "rw", "SDRAM words of a pass that only reads the prompt"),
+    Csr("PROMPT_PASSES", "rw", "passes of the run that only read the prompt; they come first"),
+    Csr("SLOTS", "r", "tokens that share a pass"),
+    Csr("SPECULATION", "rw", "who fills slots with drafts: 0 nobody, 1 the context, 2 the context and the model"),
     Csr("COUNTER_SELECT", "rw", "index into the counters"),
     Csr("COUNTER_VALUE", "r", "the selected counter"),
 )
@@ -134,7 +138,7 @@ class Code(IntEnum):
 
 
 REPLY = 0x80
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 FIRMWARE_VERSION = 0x0100
 BODY_BYTES = 512
 LOAD_WORDS = 126           # words in one LOAD_DATA
@@ -147,17 +151,26 @@ STATUS_RUNNING, STATUS_DONE, STATUS_TIMEOUT, STATUS_FAULT_SHIFT = 1, 2, 4, 8
 TOKEN_VALID = UART_VALID = 1 << 31
 
 
+class Speculation(IntEnum):
+    """Who fills slots with drafts."""
+
+    OFF = 0
+    LOOKUP = 1    # the context: what followed the last tokens before
+    DRAFT = 2     # the context, and where it has nothing, the draft model of the image
+
+
 def c_header() -> str:
     """Every constant above as C preprocessor definitions."""
     lines = ["#pragma once"]
     for base, csrs in ((PERIPHERAL_BASE, PERIPHERAL_CSRS), (ENGINE_BASE, ENGINE_CSRS)):
         lines += [f"#define CSR_{csr.name} (*(volatile uint32_t *){base + 4 * address:#x}u)"
                   for address, csr in enumerate(csrs)]
-    for enum in (Space, Message, Code):
+    for enum in (Space, Message, Code, Speculation):
         lines += [f"#define {enum.__name__.upper()}_{member.name} {member.value:#x}u" for member in enum]
     names = ("IDENTITY", "REPLY", "PROTOCOL_VERSION", "FIRMWARE_VERSION", "BODY_BYTES", "LOAD_WORDS", "PROMPT_TOKENS",
              "TOKEN_RECORDS", "MEMTEST_WORDS", "FLAG_STREAM", "CONTROL_START", "CONTROL_STOP", "CONTROL_RESET",
              "STATUS_RUNNING", "STATUS_DONE", "STATUS_TIMEOUT", "STATUS_FAULT_SHIFT", "TOKEN_VALID", "UART_VALID")
     lines += [f"#define {name} {globals()[name]:#x}u" for name in names]
-    lines += [f"#define COUNTER_COUNT {len(COUNTERS)}u", f"#define SPACE_COUNT {len(Space)}u"]
+    lines += [f"#define COUNTER_COUNT {len(COUNTERS)}u", f"#define SPACE_COUNT {len(Space)}u",
+              f"#define SPECULATION_MAX {max(Speculation)}u"]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,8 @@
 
 Pure Python: the compiler encodes, the golden model interprets and the gateware decodes from these tables.
 Operations issue in order. One issues when every unit named in its ``wait`` mask is idle, and its own unit is too.
+Where tokens share a pass, what lies between two operations of ``JOINT`` is done for one slot after the other; these
+themselves serve all slots at once.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ class Opcode(IntEnum):
     ATTEND = 5    # attention unit: the sums of its heads -> S(rd), S(rd + 1), ...
     SAMPLE = 6    # sampler
     ROTARY = 7    # rotary unit: sine and cosine of the current position
+    SECTION = 8   # all slots get here before one goes on; with ``reads`` a pass ends that only reads the prompt
 
 
 class Unit(IntFlag):
@@ -40,8 +43,11 @@ class Unit(IntFlag):
 UNIT_OF = {
     Opcode.END: Unit(0), Opcode.EMBED: Unit.VECTOR, Opcode.MATVEC: Unit.ENGINE, Opcode.VECTOR: Unit.VECTOR,
     Opcode.SCALAR: Unit.SCALAR, Opcode.ATTEND: Unit.ATTENTION, Opcode.SAMPLE: Unit.SAMPLER,
-    Opcode.ROTARY: Unit.ROTARY,
+    Opcode.ROTARY: Unit.ROTARY, Opcode.SECTION: Unit(0),
 }
+
+
+JOINT = (Opcode.END, Opcode.MATVEC, Opcode.SECTION)
 
 
 class VectorFn(IntEnum):
@@ -102,6 +108,7 @@ FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.ATTEND: (("slot", 8), ("rd", 5)),
     Opcode.SAMPLE: (("src", 8), ("count", 13), ("ra", 5)),
     Opcode.ROTARY: (),
+    Opcode.SECTION: (("reads", 1),),
 }
 
 

@@ -10,16 +10,31 @@ from rtl.config import ELEMENT_BITS, EXPONENT_BITS
 from rtl.isa import FIELDS, MANTISSA_BITS, SCALAR_EXPONENT_BITS, Opcode
 
 SCALAR = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(SCALAR_EXPONENT_BITS)})
-RESULT = data.StructLayout({"register": 5, "value": 36, "exponent": signed(SCALAR_EXPONENT_BITS)})
 ROTATION = data.StructLayout({"cosine": signed(16), "sine": signed(16)})
 FETCH = data.StructLayout({"address": 12, "tiles": 18})
 LOAD_ADDRESS_BITS = 28
+# Fields that mean a place of the slot at work: its number leads them where there are several.
+SLOT_FIELDS = ("src", "src2", "dst", "ra", "rb", "rc", "rd")
 
 
-def op_layout(opcode: Opcode) -> data.StructLayout:
-    """Fields of an operation, without opcode and wait mask."""
+def result_layout(slot_bits: int = 0) -> data.StructLayout:
+    """An integer that becomes a scalar; the slot's number leads the register."""
+    return data.StructLayout({
+        "register": 5 + slot_bits, "value": 36, "exponent": signed(SCALAR_EXPONENT_BITS)})
+
+
+RESULT = result_layout()
+
+
+def op_layout(opcode: Opcode, slot_bits: int = 0) -> data.StructLayout:
+    """Fields of an operation, without opcode and wait mask, as its unit gets them.
+
+    The engine works on all slots at once, so MATVEC has no slot.
+    """
+    has_slot = opcode != Opcode.MATVEC
     shapes: dict[str, Shape] = {
-        name: signed(width) if name == "exponent" else unsigned(width) for name, width in FIELDS[opcode]}
+        name: signed(width) if name == "exponent" else unsigned(width + slot_bits * (has_slot and name in SLOT_FIELDS))
+        for name, width in FIELDS[opcode]}
     return data.StructLayout(shapes)
 
 

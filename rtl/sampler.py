@@ -30,19 +30,23 @@ class GumbelNoise(wiring.Component):
     Parameters
     ----------
     lanes : generators.
+    slots : states that can be kept.
 
     Members
     -------
     reseed : take ``seed``; not together with ``advance``.
+    slot : place of states to keep or to restore; only with several slots, like the next two.
+    keep, restore : keep the states of this cycle, or take the kept ones; neither together with ``advance``.
     advance : next state of all generators; without it the ``noise`` of this cycle is zero.
     noise : signed, ``GUMBEL_FRACTION`` fraction bits.
     """
 
-    def __init__(self, *, lanes: int) -> None:
-        self._lanes = lanes
+    def __init__(self, *, lanes: int, slots: int = 1) -> None:
+        self._lanes, self._slots = lanes, slots
         super().__init__({
             "seed": In(STATE_BITS), "reseed": In(1), "advance": In(1),
-            "noise": Out(data.ArrayLayout(signed(NOISE_BITS), lanes))})
+            "noise": Out(data.ArrayLayout(signed(NOISE_BITS), lanes))}
+            | ({"slot": In(range(slots)), "keep": In(1), "restore": In(1)} if slots > 1 else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -50,8 +54,9 @@ class GumbelNoise(wiring.Component):
             shape=signed(NOISE_BITS), depth=GUMBEL_ENTRIES, init=GUMBEL.tolist(), attrs={"rom_style": "block"})
         advanced, looked_up = Signal(), Signal()
         m.d.sync += [advanced.eq(self.advance), looked_up.eq(advanced)]
-        for lane in range(self._lanes):
-            state = Signal(STATE_BITS, name=f"state{lane}", init=noise_seed(0, lane))
+        states = [Signal(STATE_BITS, name=f"state{lane}", init=noise_seed(0, lane)) for lane in range(self._lanes)]
+        kept = self._keep(m, states) if self._slots > 1 else None
+        for lane, state in enumerate(states):
             first, second, third = (Signal(STATE_BITS, name=f"{step}{lane}") for step in ("left", "right", "next"))
             m.d.comb += [
                 first.eq(state ^ state << 13), second.eq(first ^ first >> 17), third.eq(second ^ second << 5)]
@@ -60,10 +65,23 @@ class GumbelNoise(wiring.Component):
                 m.d.sync += state.eq(Mux(mixed == 0, 1, mixed))
             with m.Elif(self.advance):
                 m.d.sync += state.eq(third)
+            if kept is not None:
+                with m.If(self.restore):
+                    m.d.sync += state.eq(kept[lane])
             port = table.read_port()
             m.d.comb += [port.addr.eq(state >> STATE_BITS - ceil_log2(GUMBEL_ENTRIES)), port.en.eq(advanced)]
             m.d.sync += self.noise[lane].eq(Mux(looked_up, port.data, 0))
         return m
+
+    def _keep(self, m: Module, states: list[Signal]) -> data.View:
+        """Memory of states by slot."""
+        m.submodules.kept = kept = memory.Memory(
+            shape=data.ArrayLayout(STATE_BITS, self._lanes), depth=self._slots, init=[],
+            attrs={"ram_style": "distributed"})
+        write, read = kept.write_port(), kept.read_port(domain="comb")
+        m.d.comb += [write.en.eq(self.keep), write.addr.eq(self.slot), write.data.eq(Cat(states)),
+                     read.addr.eq(self.slot)]
+        return read.data
 
 
 class Best(wiring.Component):
@@ -135,19 +153,22 @@ class Sampler(wiring.Component):
     scalar_read : the scale.
     greedy : neither scale nor add noise; taken with the operation.
     seed, reseed : new generator states; not while busy.
+    rewind, rewind_slot : the samples of this slot and those after it were for nothing: take back their noise; not while
+        busy; only with several slots.
     token : index of the winner, valid while idle.
     """
 
     def __init__(self, *, config: Config) -> None:
         self._config = config
         super().__init__({
-            "op": In(stream.Signature(op_layout(Opcode.SAMPLE))),
+            "op": In(stream.Signature(op_layout(Opcode.SAMPLE, config.slot_bits))),
             "busy": Out(1),
-            "memory_read": Out(read_port(elements(config.lanes), ADDRESS_BITS)),
-            "scalar_read": Out(read_port(SCALAR, 5)),
+            "memory_read": Out(read_port(elements(config.lanes), ADDRESS_BITS + config.slot_bits)),
+            "scalar_read": Out(read_port(SCALAR, 5 + config.slot_bits)),
             "greedy": In(1),
             "seed": In(STATE_BITS), "reseed": In(1),
-            "token": Out(TOKEN_BITS)})
+            "token": Out(TOKEN_BITS)}
+            | ({"rewind": In(1), "rewind_slot": In(range(config.slots))} if config.slots > 1 else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -167,7 +188,10 @@ class Sampler(wiring.Component):
         multiplier, steps = self._factor(m, op, start, greedy)
         scaled = self._scale(m, chunk, multiplier, steps)
 
-        m.submodules.noise = noise = GumbelNoise(lanes=lanes)
+        m.submodules.noise = noise = GumbelNoise(lanes=lanes, slots=self._config.slots)
+        if self._config.slots > 1:
+            m.d.comb += [noise.slot.eq(Mux(start, op.src[ADDRESS_BITS:], self.rewind_slot)), noise.keep.eq(start),
+                         noise.restore.eq(self.rewind)]
         m.submodules.best = best = Best(lanes=lanes)
         remaining = Signal(COUNT_BITS)
         with m.If(start):

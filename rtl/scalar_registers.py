@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from rtl.isa import HISTORY_SCALAR, MANTISSA_BITS, NO_SCALAR, SCALARS, TEMPERATURE_SCALAR
-from rtl.op_layout import RESULT, SCALAR, read_port
+from rtl.op_layout import RESULT, SCALAR, read_port, result_layout
 from sim.fixed import NOTHING, ONE
 
 VALUE_BITS = RESULT["value"].width
@@ -67,6 +67,7 @@ class ScalarRegisters(wiring.Component):
     writers : result streams.
     readers : read ports.
     has_history : whether there is ``HISTORY_SCALAR``.
+    slot_bits : of the slot's number, which leads a register's: every slot has registers of its own.
 
     Members
     -------
@@ -80,48 +81,51 @@ class ScalarRegisters(wiring.Component):
     ValueError: no writer or no reader.
     """
 
-    def __init__(self, *, writers: int, readers: int, has_history: bool = False) -> None:
+    def __init__(self, *, writers: int, readers: int, has_history: bool = False, slot_bits: int = 0) -> None:
         if writers < 1 or readers < 1:
             raise ValueError(f"writers and readers must be positive, got {writers} and {readers}")
-        self._has_history = has_history
+        self._has_history, self._depth = has_history, SCALARS << slot_bits
+        self._result = result_layout(slot_bits)
         super().__init__(({"history": In(1)} if has_history else {}) | {
-            "results": In(stream.Signature(RESULT)).array(writers),
-            "read": In(read_port(SCALAR, ceil_log2(SCALARS))).array(readers),
+            "results": In(stream.Signature(self._result)).array(writers),
+            "read": In(read_port(SCALAR, ceil_log2(self._depth))).array(readers),
             "temperature": In(SCALAR)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         one = SCALAR.const({"mantissa": ONE.mantissa, "exponent": ONE.exponent})
         m.submodules.cells = cells = memory.Memory(
-            shape=SCALAR, depth=SCALARS, init=[one] * SCALARS, attrs={"ram_style": "distributed"})
+            shape=SCALAR, depth=self._depth, init=[one] * self._depth, attrs={"ram_style": "distributed"})
         m.submodules.normaliser = normaliser = Normaliser()
         write = cells.write_port()
 
         # Stages: n normalise, w write.
-        n_result, n_valid = Signal(RESULT), Signal()
+        n_result, n_valid = Signal(self._result), Signal()
         taken = C(0, 1)
-        chosen = C(0, RESULT.size)
+        chosen = C(0, self._result.size)
         for result in self.results:
             m.d.comb += result.ready.eq(~taken)
             chosen = chosen | Mux(result.valid & ~taken, result.payload.as_value(), 0)
             taken = taken | result.valid
         m.d.sync += [n_result.eq(chosen), n_valid.eq(taken)]
-        m.d.comb += [normaliser.i.eq(n_result), write.data.eq(normaliser.o)]
+        m.d.comb += [normaliser.i.value.eq(n_result.value), normaliser.i.exponent.eq(n_result.exponent),
+                     write.data.eq(normaliser.o)]
         m.d.sync += [write.en.eq(n_valid), write.addr.eq(n_result.register)]
 
         for port in self.read:
             read = cells.read_port(transparent_for=(write,))
             constant, temperature = Signal(), Signal()
+            register = port.address[: ceil_log2(SCALARS)]
             m.d.comb += [read.en.eq(port.enable), read.addr.eq(port.address)]
             with m.If(port.enable):
                 m.d.sync += [
-                    constant.eq(port.address == NO_SCALAR), temperature.eq(port.address == TEMPERATURE_SCALAR)]
+                    constant.eq(register == NO_SCALAR), temperature.eq(register == TEMPERATURE_SCALAR)]
             value = read.data
             if self._has_history:
                 nothing = SCALAR.const({"mantissa": NOTHING.mantissa, "exponent": NOTHING.exponent})
                 history = Signal()
                 with m.If(port.enable):
-                    m.d.sync += history.eq(port.address == HISTORY_SCALAR)
+                    m.d.sync += history.eq(register == HISTORY_SCALAR)
                 value = Mux(history, Mux(self.history, one, nothing), value)
             m.d.comb += port.data.eq(Mux(constant, one, Mux(temperature, self.temperature, value)))
         return m

@@ -5,7 +5,7 @@ from amaranth.lib import data, enum, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.isa import MANTISSA_BITS, NO_SCALAR, SCALAR_EXPONENT_BITS, Opcode, ScalarFn
-from rtl.op_layout import RESULT, SCALAR, op_layout, read_port
+from rtl.op_layout import SCALAR, op_layout, read_port, result_layout
 from rtl.scalar_registers import ScalarRegisters
 from sim import fixed
 
@@ -38,7 +38,7 @@ class ScalarUnit(wiring.Component):
 
     Parameters
     ----------
-    has_history : whether there is ``HISTORY_SCALAR``.
+    has_history, slot_bits : see `ScalarRegisters`.
 
     Members
     -------
@@ -50,19 +50,20 @@ class ScalarUnit(wiring.Component):
     history : see `ScalarRegisters`; only with ``has_history``.
     """
 
-    def __init__(self, *, has_history: bool = False) -> None:
-        self._has_history = has_history
+    def __init__(self, *, has_history: bool = False, slot_bits: int = 0) -> None:
+        self._has_history, self._slot_bits = has_history, slot_bits
         super().__init__({
-            "op": In(stream.Signature(op_layout(Opcode.SCALAR))),
+            "op": In(stream.Signature(op_layout(Opcode.SCALAR, slot_bits))),
             "busy": Out(1),
-            "results": In(stream.Signature(RESULT)).array(3),
-            "read": In(read_port(SCALAR, 5)).array(2),
+            "results": In(stream.Signature(result_layout(slot_bits))).array(3),
+            "read": In(read_port(SCALAR, 5 + slot_bits)).array(2),
             "temperature": In(SCALAR)} | ({"history": In(1)} if has_history else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.registers = registers = ScalarRegisters(
-            writers=len(self.results) + 1, readers=len(self.read) + 2, has_history=self._has_history)
+            writers=len(self.results) + 1, readers=len(self.read) + 2, has_history=self._has_history,
+            slot_bits=self._slot_bits)
         m.submodules.table = table = memory.Memory(shape=POINT, depth=2 * fixed.TABLE_ENTRIES, init=_table())
         for inner, outer in zip(registers.results[1:], self.results, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
@@ -74,7 +75,7 @@ class ScalarUnit(wiring.Component):
         result, (a, b) = registers.results[0], (registers.read[0].data, registers.read[1].data)
         point = table.read_port()
 
-        operation = Signal(op_layout(Opcode.SCALAR))
+        operation = Signal(self.op.payload.shape())
         root = operation.fn == ScalarFn.RSQRT
         offset = a.mantissa[: MANTISSA_BITS - 1]
         m.d.comb += [
@@ -99,7 +100,7 @@ class ScalarUnit(wiring.Component):
 
         def load_factor() -> None:
             """The next product is with S(rb) if there is one, else with the immediate."""
-            with m.If((step == Step.REGISTER) | (operation.rb == NO_SCALAR)):
+            with m.If((step == Step.REGISTER) | (operation.rb[: NO_SCALAR.bit_length()] == NO_SCALAR)):
                 m.d.sync += [second.mantissa.eq(operation.mantissa), second.exponent.eq(operation.exponent),
                              step.eq(Step.IMMEDIATE)]
             with m.Else():

@@ -38,6 +38,7 @@ class Slot(wiring.Component):
     Parameters
     ----------
     config : geometry.
+    block : whether the buffer is block RAM.
     primitives : see `GatedAdder`.
 
     Members
@@ -52,9 +53,9 @@ class Slot(wiring.Component):
     ValueError: see the parts.
     """
 
-    def __init__(self, *, config: Config, primitives: str) -> None:
+    def __init__(self, *, config: Config, block: bool, primitives: str) -> None:
         check_primitives(primitives)
-        self._config, self._primitives = config, primitives
+        self._config, self._ram_style, self._primitives = config, "block" if block else "distributed", primitives
         super().__init__({
             "activation": In(write_port(int8s(config.lanes), ceil_log2(config.activation_depth))),
             "i": In(pass_layout(config)), "o": Out(pass_layout(config)), "used": In(1),
@@ -66,7 +67,7 @@ class Slot(wiring.Component):
         # What is read in the cycle of its write is nobody's business. Synthesis may rely on that only if the register
         # of the block RAM is outside the read port.
         m.submodules.buffer = buffer = Memory(shape=int8s(c.lanes), depth=c.activation_depth, init=[],
-                                              attrs={"ram_style": "block", "no_rw_check": 1})
+                                              attrs={"ram_style": self._ram_style, "no_rw_check": 1})
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
         m.submodules.dot = dot = TritDot(lanes=c.lanes, primitives=self._primitives)
         output, activations = (Signal(int8s(c.lanes), reset_less=True) for _ in range(2))

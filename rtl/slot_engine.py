@@ -125,7 +125,8 @@ class SlotEngine(wiring.Component):
         values = Signal(int8s(self._config.lanes), reset_less=True)
         m.d.sync += [beat.eq(self.activation.address), values.eq(self.activation.data)]
         for index in range(self._config.slots):
-            m.submodules[f"slot_{index}"] = slot = Slot(config=self._config, primitives=self._primitives)
+            m.submodules[f"slot_{index}"] = slot = Slot(
+                config=self._config, block=index < self._config.block_slots, primitives=self._primitives)
             enable, used = Signal(name=f"enable_{index}"), Signal(name=f"used_{index}")
             m.d.sync += [enable.eq(self.activation.enable & (target == index)), used.eq(self.slots > index)]
             m.d.comb += [slot.activation.enable.eq(enable), slot.activation.address.eq(beat),

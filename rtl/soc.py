@@ -60,7 +60,9 @@ class Soc(wiring.Component):
         embedded = not self.streaming or image_loaded
         self._control = Control(
             geometry=config.geometry, has_stream=self.streaming, clock_hz=engine_hz, context=config.context,
-            vocab=config.vocab, stream_words=image.stream_words)
+            vocab=config.vocab, slots=config.slots, stream_words=image.stream_words,
+            # Without weights in SDRAM there is nothing to stream until an image is loaded, which says this, too.
+            prompt_words=image.prompt_words if image_loaded else 0)
         self._cpu = CpuSubsystem(
             firmware=with_image_id(firmware, image.image_id if embedded else 0), clock_hz=cpu_hz, baud_hz=baud_hz)
         self.refresh_cycles = self._control.counters.refresh_cycles
@@ -91,6 +93,7 @@ class Soc(wiring.Component):
             control.run.fault.eq(core.fault), core.sampling.eq(control.temperature.enable),
             core.temperature.mantissa.eq(control.temperature.mantissa),
             core.temperature.exponent.eq(control.temperature.exponent), core.seed.eq(control.seed),
+            core.speculation.eq(control.run.speculation),
             counters.clear.eq(control.run.start),
             counters.events.eq(Cat(core.running, core.finished, core.busy, core.issue_stall, core.weight_stall)),
         ]
@@ -132,7 +135,8 @@ class Soc(wiring.Component):
             control.host_read.response.payload.eq(response.payload),
             weights.start.eq(control.run.start), weights.stop.eq(core.done | control.run.soft_reset),
             weights.base_words.eq(control.stream_base), weights.pass_words.eq(control.stream_words),
-            weights.passes.eq(control.run.tokens),
+            weights.passes.eq(control.run.tokens), weights.short_words.eq(control.prompt_words),
+            weights.short_passes.eq(control.run.prompt_passes),
         ]
         for name in SDRAM_COUNTERS:
             m.submodules[name] = difference = RunDifference()

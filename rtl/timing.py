@@ -3,13 +3,45 @@
 from fractions import Fraction
 
 from rtl.config import DRAFT_TOKENS, GROUP_CODES, RECENT_TOKENS, Config
-from rtl.isa import NO_SCALAR, Op, ScalarFn, VectorFn
-from rtl.config import GROUP_CODES, Config
 from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, VectorFn
 
 ISSUE_CYCLES = 2           # between two operations that wait for nothing
 WAIT_CYCLES = 1            # more until an operation is issued after a unit it waited for
-TOKEN_CYCLES = 3           # from the issue of END to that of the next token's first operation
+SLOT_CYCLES = 3            # more until the first operation of a section is issued again for the next slot
+RECORD_CYCLES = 2          # at the end of a pass, for each token that follows one of its inputs
+QUEUE_CYCLES = 3           # from a token of the prompt to the next
+START_CYCLES = 2           # from the last of the cycles that gather the tokens of a pass to its first operation
+
+
+
+def gather_cycles(config: Config, given: int, guessed: int = 0, *, speculates: bool = False) -> int:
+    """Token loop: until a pass has its tokens.
+
+    Parameters
+    ----------
+    given : how many are of the prompt; none if the first is the latest sample.
+    guessed : how many are drafts.
+    speculates : whether there is a drafter that learns the text, and is asked for drafts where slots are left.
+    """
+    if config.slots == 1:
+        return 1
+    learn = max(QUEUE_CYCLES, remember_cycles(config, first=False)) if speculates else QUEUE_CYCLES
+    last = 1 + learn * (given - 1)
+    if given == config.slots:
+        return last
+    # The latest sample was learned, and its record left, in the cycle before these.
+    look = last + learn if given else max(QUEUE_CYCLES, learn)
+    if not speculates:
+        return look
+    full = max(given, 1) + guessed == config.slots
+    return look + DRAFT_CYCLES * (guessed - 1 if full else guessed)
+
+
+def token_cycles(config: Config, given: int = 0, guessed: int = 0, *, kept: int = 1, speculates: bool = False) -> int:
+    """From the issue of END to that of the first operation of the next pass, if that takes and keeps as many tokens."""
+    later = 0 if config.slots == 1 else 1      # no offer before the sequencer knows whether the operation is joint
+    gather = gather_cycles(config, given, guessed, speculates=speculates)
+    return RECORD_CYCLES * kept + gather + START_CYCLES + later
 
 
 SDRAM_CLOCKS = Fraction(5, 3)   # SDRAM clocks in one engine clock of the stream configuration
@@ -197,6 +229,8 @@ def sampler_cycles(config: Config, op: Op, greedy: bool) -> int:
 def remember_cycles(config: Config, *, first: bool) -> int:
     """Drafter: from a token to its first draft and to the next token; the first one lets it forget the text before."""
     return DRAFT_CYCLES + len(RECENT_TOKENS) + (config.recent_words if first else 0)
+
+
 def sample_delay(config: Config, matvec: Op, sample: Op) -> int:
     """Least cycles from the acceptance of a MATVEC to that of a SAMPLE that reads its elements as they are written."""
     chunks = range(0, sample.count, config.sampler_lanes)

@@ -39,6 +39,7 @@ class VectorMemory(wiring.Component):
     depth : beats.
     bank_beats : beats of the second bank, 0 or a power of two below ``depth``, which then is one as well.
     attention_beat : first address that is not memory.
+    slot_bits : of the slot's number, which leads addresses: ``depth`` is that of all slots, 256 each, if there are any.
     primitives : see `RegisterCopy`.
 
     Members
@@ -55,7 +56,7 @@ class VectorMemory(wiring.Component):
     """
 
     def __init__(self, *, lanes: int, rows: int, depth: int, attention_beat: int, bank_beats: int = 0,
-                 primitives: str = "portable") -> None:
+                 slot_bits: int = 0, primitives: str = "portable") -> None:
         if rows > lanes:
             raise ValueError(f"rows {rows} must not exceed lanes {lanes}")
         if depth < 2:
@@ -63,13 +64,14 @@ class VectorMemory(wiring.Component):
         check_primitives(primitives)
         self._lanes, self._rows, self._depth, self._primitives = lanes, rows, depth, primitives
         self._bank_beats, self._attention_beat = bank_beats, attention_beat
+        self._address_bits = ADDRESS_BITS + slot_bits
         self._size = gcd(rows, lanes)      # of a part: lanes with a write address of their own
         beat, bits = elements(lanes), ceil_log2(depth)
         super().__init__({
             "write_rows": In(row_write_port(lanes, rows, bits)),
             "write_beats": In(write_port(beat, bits)),
             "write_bank": In(write_port(beat, ceil_log2(max(2, bank_beats)))),
-            "read": In(read_port(beat, ADDRESS_BITS)).array(2),
+            "read": In(read_port(beat, self._address_bits)).array(2),
             "attention": Out(read_port(beat, max(1, ceil_log2((1 << ADDRESS_BITS) - attention_beat))))})
 
     def elaborate(self, platform: object) -> Module:
@@ -82,7 +84,7 @@ class VectorMemory(wiring.Component):
             enable.append(Mux(rows.enable, Cat(here).any(), beats.enable))
             write_address.append(Mux(rows.enable, rows.address + Cat(here[part + 1 :]).any(), beats.address))
             sources.append(here)
-        read_address = Signal(ADDRESS_BITS)
+        read_address = Signal(self._address_bits)
         values = Signal(elements(self._lanes), reset_less=True)
         for lane in range(self._lanes):
             part, element = divmod(lane, self._size)
@@ -109,7 +111,7 @@ class VectorMemory(wiring.Component):
     def _choose(self, m: Module, address: Signal, banks: list[View]) -> None:
         """Of what was read, that which lies at the address; the readers are as wide: the way to them takes a cycle."""
         index_bits = ceil_log2((1 << ADDRESS_BITS) - self._attention_beat)
-        far = address[index_bits:].all()
+        far = address[index_bits:ADDRESS_BITS].all()
         near_bits = address[ceil_log2(max(2, self._bank_beats)) : ceil_log2(self._depth)]
         held = Signal(elements(self._lanes), reset_less=True)
         m.d.comb += [

@@ -21,6 +21,7 @@ class VectorScale(wiring.Component):
     Parameters
     ----------
     segments : groups of lanes with a factor of their own.
+    slot_bits : of the slot's number, which leads a scalar's.
 
     Members
     -------
@@ -39,14 +40,14 @@ class VectorScale(wiring.Component):
     ValueError: more than 16 segments or none.
     """
 
-    def __init__(self, *, segments: int) -> None:
+    def __init__(self, *, segments: int, slot_bits: int = 0) -> None:
         if not 1 <= segments <= 16:
             raise ValueError(f"segments must be 1..16, got {segments}")
-        self._segments = segments
+        self._segments, self._address_bits = segments, 5 + slot_bits
         super().__init__({
-            "start": In(1), "ra": In(5), "rb": In(5), "segmented": In(1),
+            "start": In(1), "ra": In(self._address_bits), "rb": In(self._address_bits), "segmented": In(1),
             "busy": In(1),
-            "scalar_read": Out(read_port(SCALAR, 5)),
+            "scalar_read": Out(read_port(SCALAR, self._address_bits)),
             "factor": Out(data.ArrayLayout(unsigned(FACTOR_BITS), segments)),
             "steps": Out(data.ArrayLayout(unsigned(SHIFT_STEPS_BITS), segments)),
             "gate_steps": Out(data.ArrayLayout(unsigned(SHIFT_STEPS_BITS), 2)),
@@ -60,7 +61,7 @@ class VectorScale(wiring.Component):
         m.submodules.lane_factor = lane_factor = LaneFactor()
         # Stages: a address, d data of the scalar memory, f factor.
         a_fetch, d_fetch, f_fetch = Signal(FETCH), Signal(FETCH), Signal(FETCH)
-        address, rb, segmented = Signal(5), Signal(5), Signal()
+        address, rb, segmented = Signal(self._address_bits), Signal(self._address_bits), Signal()
         last_segment = self._segments - 1
         with m.If(self.start):
             m.d.sync += [

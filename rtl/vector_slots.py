@@ -22,6 +22,7 @@ class VectorSlots(wiring.Component):
     Parameters
     ----------
     address_bits : width of addresses.
+    second_bits : width of the address of the second operand.
     has_products, has_silu, has_sigmoid : whether there is PRODUCT, SILU, SIGMOID.
 
     Members
@@ -34,17 +35,18 @@ class VectorSlots(wiring.Component):
 
     Raises
     ------
-    ValueError: ``address_bits`` narrower than a field of an operation.
+    ValueError: ``second_bits`` narrower than a field of an operation, or wider than ``address_bits``.
     """
 
-    def __init__(self, *, address_bits: int, has_products: bool, has_silu: bool, has_sigmoid: bool) -> None:
-        if address_bits < 8:
-            raise ValueError(f"address_bits must be at least 8, got {address_bits}")
-        self._address_bits, self._has_products = address_bits, has_products
+    def __init__(self, *, address_bits: int, second_bits: int, has_products: bool, has_silu: bool,
+                 has_sigmoid: bool) -> None:
+        if not 8 <= second_bits <= address_bits:
+            raise ValueError(f"second_bits must be 8..address_bits {address_bits}, got {second_bits}")
+        self._address_bits, self._second_bits, self._has_products = address_bits, second_bits, has_products
         self._has_silu, self._has_sigmoid = has_silu, has_sigmoid
         super().__init__({
             "start": In(1), "fn": In(3), "embed": In(1), "segmented": In(1),
-            "src": In(address_bits), "src2": In(8), "beats": In(7),
+            "src": In(address_bits), "src2": In(second_bits), "beats": In(7),
             "first": In(1), "beat": In(1),
             "address": Out(address_bits),
             "slot": Out(SLOT)})
@@ -54,7 +56,7 @@ class VectorSlots(wiring.Component):
         active, waiting = Signal(), Signal()
         paired, rotate, gate, segmented = Signal(), Signal(), Signal(), Signal()
         second, opening = Signal(), Signal()
-        a_address, b_address = Signal(self._address_bits), Signal(8)
+        a_address, b_address = Signal(self._address_bits), Signal(self._second_bits)
         left = Signal(7)
 
         def is_fn(fn: VectorFn) -> Signal:

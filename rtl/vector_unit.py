@@ -1,6 +1,6 @@
 """Vector unit: scale, add, square, rotate, gate, multiply and embed, in one or two cycles per beat."""
 
-from amaranth import C, Module, Mux, Signal, Value, unsigned
+from amaranth import C, Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -8,7 +8,6 @@ from amaranth.utils import ceil_log2
 from rtl.config import ADDRESS_BITS, ELEMENT_BITS
 from rtl.isa import NO_SCALAR, SCALE_SHIFT_STEP, Opcode, Target, VectorFn
 from rtl.op_layout import (
-    RESULT,
     ROTATION,
     SCALAR,
     cache_write_port,
@@ -17,6 +16,7 @@ from rtl.op_layout import (
     op_layout,
     query_port,
     read_port,
+    result_layout,
     write_port,
 )
 from rtl.reduction import Reduction, larger, total
@@ -26,7 +26,6 @@ from rtl.vector_scale import VectorScale
 from rtl.vector_slots import VectorSlots
 
 SUM_BITS = 36
-OPERATION = data.StructLayout({"embed": 1, "op": op_layout(Opcode.VECTOR)})
 
 
 class VectorUnit(wiring.Component):
@@ -46,6 +45,7 @@ class VectorUnit(wiring.Component):
     vocab, embed_beats, embed_planes : shape of the embedding memory.
     gain_rows : its rows after the vocabulary; without them EMBED reads the row of the token only.
     has_products, has_silu, has_sigmoid : whether there is PRODUCT, SILU, SIGMOID.
+    slot_bits : of the slot's number, which leads every address of a beat or a scalar.
     primitives : see `Multiplier`.
 
     Members
@@ -66,7 +66,7 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, *, lanes: int, head_dim: int, vector_depth: int, activation_depth: int, vocab: int,
                  embed_beats: int, embed_planes: int, bank_beats: int = 0, gain_rows: int = 0,
-                 has_products: bool = False, has_silu: bool = False, has_sigmoid: bool = False,
+                 has_products: bool = False, has_silu: bool = False, has_sigmoid: bool = False, slot_bits: int = 0,
                  primitives: str = "portable") -> None:
         if lanes % head_dim:
             raise ValueError(f"lanes {lanes} must be a multiple of head_dim {head_dim}")
@@ -77,36 +77,41 @@ class VectorUnit(wiring.Component):
         self._gain_rows, self._has_products = gain_rows, has_products
         self._has_silu, self._has_sigmoid = has_silu, has_sigmoid
         self._vector_depth, self._bank_beats = vector_depth, bank_beats
+        self._activation_bits, self._slot_bits = ceil_log2(activation_depth), slot_bits
+        address_bits = ADDRESS_BITS + slot_bits
         rows = vocab + gain_rows
         embed_bits = (3**embed_planes - 1).bit_length()
         super().__init__({
-            "op": In(stream.Signature(op_layout(Opcode.VECTOR))),
-            "embed": In(stream.Signature(op_layout(Opcode.EMBED))),
+            "op": In(stream.Signature(op_layout(Opcode.VECTOR, slot_bits))),
+            "embed": In(stream.Signature(op_layout(Opcode.EMBED, slot_bits))),
             "busy": Out(1),
-            "result": Out(stream.Signature(RESULT)),
+            "result": Out(stream.Signature(result_layout(slot_bits))),
             "token": In(16),
             "rotary": In(data.ArrayLayout(ROTATION, head_dim // 2)),
             "embedding": Out(read_port(data.ArrayLayout(unsigned(embed_bits), lanes), ceil_log2(rows * embed_beats))),
-            "memory_read": Out(read_port(elements(lanes), ADDRESS_BITS)),
-            "memory_write": Out(write_port(elements(lanes), ceil_log2(vector_depth))),
+            "memory_read": Out(read_port(elements(lanes), address_bits)),
+            "memory_write": Out(write_port(elements(lanes), address_bits if slot_bits else ceil_log2(vector_depth))),
             "bank_write": Out(write_port(elements(lanes), ceil_log2(max(2, bank_beats)))),
-            "scalar_read": Out(read_port(SCALAR, 5)),
-            "activation": Out(write_port(int8s(lanes), ceil_log2(activation_depth))),
+            "scalar_read": Out(read_port(SCALAR, 5 + slot_bits)),
+            "activation": Out(write_port(int8s(lanes), self._activation_bits + slot_bits)),
             "query": Out(query_port(lanes)),
             "cache": Out(cache_write_port(lanes))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.scale = scale = VectorScale(segments=self._lanes // self._head_dim)
+        m.submodules.scale = scale = VectorScale(
+            segments=self._lanes // self._head_dim, slot_bits=self._slot_bits)
         m.submodules.slots = slots = VectorSlots(
-            address_bits=max(8, len(self.embedding.address)), has_products=self._has_products,
+            address_bits=max(ADDRESS_BITS + self._slot_bits, len(self.embedding.address)),
+            second_bits=ADDRESS_BITS + self._slot_bits, has_products=self._has_products,
             has_silu=self._has_silu, has_sigmoid=self._has_sigmoid)
         m.submodules.lanes = lanes = VectorLanes(
             lanes=self._lanes, head_dim=self._head_dim, embed_planes=self._embed_planes,
             has_products=self._has_products, has_silu=self._has_silu, has_sigmoid=self._has_sigmoid,
             primitives=self._primitives)
         start = Signal()
-        taken, operation = Signal(OPERATION), Signal(OPERATION)
+        layout = data.StructLayout({"embed": 1, "op": self.op.payload.shape()})
+        taken, operation = Signal(layout), Signal(layout)
         self._accept(m, start, taken, operation)
 
         # A multiplication by a constant would become a multiplier block if written as one.
@@ -157,7 +162,7 @@ class VectorUnit(wiring.Component):
     def _write(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
                exponent: Signal) -> None:
         """Write results to the target."""
-        address = Signal(8)
+        address = Signal.like(taken.dst)
         with m.If(start):
             m.d.sync += address.eq(taken.dst)
         with m.Elif(lanes.o_valid):
@@ -166,18 +171,19 @@ class VectorUnit(wiring.Component):
         goes = Signal(len(Target))  # one bit per target, decoded well before there are results
         banked = Signal()
         m.d.sync += [goes.eq(1 << operation.target), banked.eq(self._in_bank(operation.dst))]
-        for port in (self.memory_write, self.bank_write, self.activation, self.query):
+        for port in (self.memory_write, self.bank_write, self.query):
             m.d.comb += port.address.eq(address)
         m.d.comb += [
             self.memory_write.enable.eq(lanes.o_valid & goes[Target.VECTOR] & ~banked),
             self.memory_write.data.eq(lanes.o_stored),
+            self.activation.address.eq(Cat(address[: self._activation_bits], address[ADDRESS_BITS:])),
             self.bank_write.enable.eq(lanes.o_valid & goes[Target.VECTOR] & banked),
             self.activation.enable.eq(lanes.o_valid & goes[Target.ACTIVATION]),
             self.query.enable.eq(lanes.o_valid & goes[Target.QUERY]),
             self.query.exponent.eq(exponent),
             self.cache.enable.eq(lanes.o_valid & (goes[Target.KEY] | goes[Target.VALUE])),
             self.cache.value.eq(goes[Target.VALUE]), self.cache.last.eq(lanes.o_last),
-            self.cache.slot.eq(operation.dst),
+            self.cache.slot.eq(operation.dst[:ADDRESS_BITS]),
             self.cache.exponent.eq(exponent),
         ]
         for lane in range(self._lanes):
@@ -194,11 +200,11 @@ class VectorUnit(wiring.Component):
         # Without a register for its peak an operation ends with its last write, and the next may follow before a peak.
         quiet = Signal()
         is_square = ~operation.embed & (operation.op.fn == VectorFn.SQUARE)
-        m.d.sync += quiet.eq((operation.op.rd == NO_SCALAR) & ~is_square)
+        m.d.sync += quiet.eq((operation.op.rd[: NO_SCALAR.bit_length()] == NO_SCALAR) & ~is_square)
         m.d.comb += [
             peak.start.eq(start), peak.initial.eq(0),
             peak.i.eq(lanes.o_key), peak.i_valid.eq(lanes.o_valid & ~quiet), peak.i_last.eq(lanes.o_last & ~quiet),
-            squares.start.eq(start), squares.initial.eq(taken.op.dst << 8 | taken.op.src2),
+            squares.start.eq(start), squares.initial.eq(Cat(taken.op.src2[:ADDRESS_BITS], taken.op.dst[:ADDRESS_BITS])),
             squares.i.eq(lanes.square), squares.i_valid.eq(lanes.square_valid), squares.i_last.eq(lanes.square_last),
         ]
         gate = ~operation.embed & (operation.op.fn == VectorFn.GATE)

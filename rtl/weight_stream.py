@@ -41,7 +41,8 @@ class PassWalker(wiring.Component):
 
     Members
     -------
-    start : begin; ``base_words``, ``pass_words`` and ``passes`` (each at least one) are taken in this cycle.
+    start : begin; ``base_words``, ``pass_words`` and ``passes`` (each at least one) are taken in this cycle, and so are
+        ``short_words`` and ``short_passes``: the words of the first so many passes, which may be none.
     active : bursts remain.
     address, words, valid, ready : the next burst.
     """
@@ -50,13 +51,14 @@ class PassWalker(wiring.Component):
         self._burst_words = burst_words
         super().__init__({
             "start": In(1), "base_words": In(ADDRESS_BITS), "pass_words": In(ADDRESS_BITS),
-            "passes": In(PASSES_BITS), "active": Out(1), "address": Out(ADDRESS_BITS),
+            "passes": In(PASSES_BITS), "short_words": In(ADDRESS_BITS), "short_passes": In(PASSES_BITS),
+            "active": Out(1), "address": Out(ADDRESS_BITS),
             "words": Out(burst_words.bit_length()), "valid": Out(1), "ready": In(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        base, length, left = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        passes = Signal(PASSES_BITS)
+        base, length, short, left = (Signal(ADDRESS_BITS) for _ in range(4))
+        passes, short_passes = Signal(PASSES_BITS), Signal(PASSES_BITS)
         block_left = Signal.like(self.words)
         last = Signal()
         m.d.comb += [
@@ -66,8 +68,9 @@ class PassWalker(wiring.Component):
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.sync += [
-                    base.eq(self.base_words), length.eq(self.pass_words), passes.eq(self.passes),
-                    self.address.eq(self.base_words), left.eq(self.pass_words)]
+                    base.eq(self.base_words), length.eq(self.pass_words), short.eq(self.short_words),
+                    passes.eq(self.passes), short_passes.eq(self.short_passes), self.address.eq(self.base_words),
+                    left.eq(Mux(self.short_passes == 0, self.pass_words, self.short_words))]
                 with m.If(self.start):
                     m.next = "SIZE"
             with m.State("SIZE"):
@@ -79,7 +82,8 @@ class PassWalker(wiring.Component):
                     m.d.sync += [self.address.eq(self.address + self.words), left.eq(left - self.words)]
                     m.next = "SIZE"
                     with m.If(last):
-                        m.d.sync += [self.address.eq(base), left.eq(length), passes.eq(passes - 1)]
+                        m.d.sync += [self.address.eq(base), left.eq(Mux(short_passes > 1, short, length)),
+                                     passes.eq(passes - 1), short_passes.eq(short_passes - (short_passes != 0))]
                         with m.If(passes == 1):
                             m.next = "IDLE"
         m.d.comb += self.active.eq(~fsm.ongoing("IDLE"))
@@ -104,6 +108,8 @@ class WeightStream(wiring.Component):
     stop : abandon it. ``o`` falls silent at once, and ``idle`` rises when everything requested has come and is gone.
     base_words, pass_words, passes : first word, words of a pass (at least 1), number of passes (at least 1); read
         with ``start``.
+    short_words, short_passes : so many of the passes, the first ones, have fewer words (at least 1); read with
+        ``start``.
     idle : no walk, no word requested or kept.
     o : the words, low half of each from the lower half-word address.
     host : see ``HostSignature``.
@@ -125,7 +131,8 @@ class WeightStream(wiring.Component):
         self._sdram_domain = sdram_domain
         super().__init__({
             "start": In(1), "stop": In(1), "base_words": In(ADDRESS_BITS), "pass_words": In(ADDRESS_BITS),
-            "passes": In(PASSES_BITS), "idle": Out(1), "o": Out(stream.Signature(32)),
+            "passes": In(PASSES_BITS), "short_words": In(ADDRESS_BITS), "short_passes": In(PASSES_BITS),
+            "idle": Out(1), "o": Out(stream.Signature(32)),
             "host": In(HostSignature()), "counters": Out(STREAM_COUNTERS),
             "memory": In(MemorySignature(burst_words=burst_words))})
 
@@ -141,6 +148,7 @@ class WeightStream(wiring.Component):
         m.d.comb += [
             walker.start.eq(self.start), walker.base_words.eq(self.base_words),
             walker.pass_words.eq(self.pass_words), walker.passes.eq(self.passes),
+            walker.short_words.eq(self.short_words), walker.short_passes.eq(self.short_passes),
             self.o.payload.eq(words.o.payload), self.o.valid.eq(words.o.valid & ~stopping),
             words.o.ready.eq(self.o.ready | stopping), reservation.give.eq(words.o.valid & words.o.ready),
             words.word.eq(self.memory.data.word), words.write.eq(self.memory.data.valid & self.memory.data.stream),

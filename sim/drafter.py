@@ -5,7 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from host.errors import TritloomError
+from host.image import Image
 from rtl.config import DRAFT_TAG_BITS, DRAFT_TOKENS, RECENT_TAG_BITS, RECENT_TOKENS, Config
+from rtl.csr_map import Speculation
 
 TOKEN_BYTES = 2
 
@@ -74,3 +77,17 @@ class Drafter:
             place, tag = split_key(context_key(context), len(self._sets), DRAFT_TAG_BITS)
             return next((token for known, token in self._sets[place] if known == tag), None)
         return None
+
+
+def drafter_of(image: Image, speculation: Speculation) -> Drafter | None:
+    """The drafter that an image and a run come with; None if nobody fills slots with drafts.
+
+    Raises
+    ------
+    TritloomError: the configuration has none.
+    """
+    if speculation == Speculation.OFF:
+        return None
+    if not image.config.draft_sets:
+        raise TritloomError(f"{image.config.name} has no slots for drafts; leave out --speculate")
+    return Drafter(image.config, image.sections["drafts"], uses_table=speculation == Speculation.DRAFT)

@@ -138,15 +138,16 @@ class Golden:
             self.scalars[TEMPERATURE_SCALAR] = temperature
         self.noise = [fixed.noise_seed(seed, lane) for lane in range(c.sampler_lanes)]
         self.factors = fixed.rotary_factors(self._rotary, 0)
+        self.sampled = 0
 
-    def step(self, token: int, position: int) -> int:
-        """Run the program for one token at a position; returns the sampled next token.
+    def step(self, token: int, position: int, *, samples: bool = True) -> int:
+        """Run the program for one token at a position; returns the sampled next token, the last one if none is wanted.
 
         Raises
         ------
         IndexError: token or position out of range.
         """
-        for _ in self.trace(token, position):
+        for _ in self.trace(token, position, samples=samples):
             pass
         return self.sampled
 
@@ -156,8 +157,9 @@ class Golden:
         out: list[int] = []
         for position in range(len(prompt) + count - 1):
             token = prompt[position] if position < len(prompt) else out[-1]
-            sampled = self.step(token, position)
-            if position >= len(prompt) - 1:
+            wanted = position >= len(prompt) - 1
+            sampled = self.step(token, position, samples=wanted or self.config.slots == 1)
+            if wanted:
                 out.append(sampled)
         return out
 
@@ -172,8 +174,16 @@ class Golden:
             rows.append(self.vector[op.src :].ravel()[: op.count] * scale)
         return np.array(rows)
 
-    def trace(self, token: int, position: int) -> Iterator[tuple[int, Op, np.ndarray]]:
-        """Run the program once, yielding (index, operation, values written) after each operation."""
+    def trace(self, token: int, position: int, *, reads: bool = False, samples: bool = True
+              ) -> Iterator[tuple[int, Op, np.ndarray]]:
+        """Run the program once, yielding (index, operation, values written) after each operation.
+
+        Parameters
+        ----------
+        reads : the pass only reads the prompt, and ends before the head.
+        samples : whether the sampler has something to do. Passes of one slot sample always, even where the prompt
+            says what follows; those of several do not, so that their noise does not depend on how tokens share them.
+        """
         if not 0 <= token < self.config.vocab:
             raise IndexError(f"token {token} is outside the vocabulary of {self.config.vocab}")
         if not 0 <= position < self.config.context:
@@ -182,8 +192,10 @@ class Golden:
         if self.config.has_recurrence:
             self.scalars[HISTORY_SCALAR] = fixed.ONE if position else fixed.NOTHING
         for index, op in enumerate(self.program):
+            if op.opcode == Opcode.SAMPLE and not samples:
+                continue
             yield index, op, self._execute(index, op)
-            if op.opcode == Opcode.END:
+            if op.opcode == Opcode.END or op.opcode == Opcode.SECTION and op.reads and reads:
                 return
 
     def _execute(self, index: int, op: Op) -> np.ndarray:
@@ -284,7 +296,7 @@ class Golden:
         return out
 
 
-_EXECUTE = {Opcode.END: lambda golden, op: np.zeros(0, np.int64), Opcode.EMBED: Golden._embed,
-            Opcode.VECTOR: Golden._vector, Opcode.SCALAR: Golden._scalar, Opcode.ATTEND: Golden._attend,
-            Opcode.SAMPLE: Golden._sample, Opcode.ROTARY: Golden._rotary_factors}
+_EXECUTE = {**dict.fromkeys((Opcode.END, Opcode.SECTION), lambda golden, op: np.zeros(0, np.int64)),
+            Opcode.EMBED: Golden._embed, Opcode.VECTOR: Golden._vector, Opcode.SCALAR: Golden._scalar,
+            Opcode.ATTEND: Golden._attend, Opcode.SAMPLE: Golden._sample, Opcode.ROTARY: Golden._rotary_factors}
 _SCALAR_FUNCTIONS = {ScalarFn.RECIPROCAL: fixed.reciprocal, ScalarFn.RSQRT: fixed.rsqrt, ScalarFn.BLOCK: fixed.block}

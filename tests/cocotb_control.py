@@ -109,9 +109,11 @@ async def traffic(dut: Any) -> None:
     engine.begin()
     chance, p = random.Random(seed()), parameters()
     constants = {"ID": IDENTITY, "VERSION": CONTROL_VERSION, "GEOMETRY": p["geometry"], "FLAGS": FLAG_STREAM,
-                 "CLOCK_HZ": p["clock_hz"], "CONTEXT": p["context"], "VOCAB": p["vocab"], "STATUS": 0}
+                 "CLOCK_HZ": p["clock_hz"], "CONTEXT": p["context"], "VOCAB": p["vocab"], "SLOTS": p["slots"],
+                 "STATUS": 0}
     stored = {csr.name: 0 for csr in ENGINE_CSRS if csr.access == "rw"}
-    stored |= {"STREAM_BASE": p["stream_base"], "STREAM_WORDS": p["stream_words"]}
+    stored |= {"STREAM_BASE": p["stream_base"], "STREAM_WORDS": p["stream_words"],
+               "PROMPT_WORDS": p["prompt_words"]}
     prompted, loaded, popped, cycles = [], [], 0, 0
     for index in range(ACCESSES):
         name, write, value = chance.choice(ENGINE_CSRS).name, chance.getrandbits(1), chance.getrandbits(32)
@@ -147,7 +149,9 @@ async def traffic(dut: Any) -> None:
     check_equal("prompt", engine.prompted, prompted)
     check_equal("load", engine.loaded, loaded)
     outputs = {"RUN_TOKENS": (dut.run__tokens, 16), "RUN_POSITION": (dut.run__position, 16), "SEED": (dut.seed, 32),
-               "STREAM_BASE": (dut.stream_base, 32), "STREAM_WORDS": (dut.stream_words, 32)}
+               "STREAM_BASE": (dut.stream_base, 32), "STREAM_WORDS": (dut.stream_words, 32),
+               "PROMPT_WORDS": (dut.prompt_words, 32), "PROMPT_PASSES": (dut.run__prompt_passes, 16),
+               "SPECULATION": (dut.run__speculation, 2)}
     for name, (port, bits) in outputs.items():
         assert port.value == stored[name] & (1 << bits) - 1, f"port of {name} holds {int(port.value):#x}"
     temperature = stored["TEMPERATURE"]

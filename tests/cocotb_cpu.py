@@ -8,7 +8,7 @@ import cocotb
 from cobs import cobs
 from cocotb.triggers import Timer, with_timeout
 
-from rtl.csr_map import COUNTERS, FIRMWARE_VERSION, LOAD_WORDS, Code, Message, Space
+from rtl.csr_map import COUNTERS, FIRMWARE_VERSION, LOAD_WORDS, PROTOCOL_VERSION, Code, Message, Space, Speculation
 from tests.bench import check_equal, parameters, seed
 from tests.link_bench import CPU_PS, REPLY_US, collect_run, connect, image_crc, load_something, run_body, set_prompt
 
@@ -18,8 +18,8 @@ async def hello(dut: Any) -> None:
     """Every field of HELLO, and the counters in order; unknown types are refused by name."""
     host, _ = await connect(dut)
     p = parameters()
-    fields = struct.pack("<BHIIIIHHB5I", 1, FIRMWARE_VERSION, p["geometry"], 1, 0, 100_000_000, p["context"],
-                         p["vocab"], 0, 0, 0, 0, 0, 0)
+    fields = struct.pack("<BHIIIIHHB5I", PROTOCOL_VERSION, FIRMWARE_VERSION, p["geometry"], 1, 0, 100_000_000,
+                         p["context"], p["vocab"], 0, 0, 0, 0, 0, 0)
     await host.expect(Message.HELLO, b"", Code.OK, fields)
     counters = struct.pack(f"<{len(COUNTERS)}I", *(0xC0DE_0000 + index for index in range(len(COUNTERS))))
     await host.expect(Message.COUNTERS, b"", Code.OK, counters)
@@ -33,7 +33,7 @@ async def load(dut: Any) -> None:
     host, engine = await connect(dut)
     chance = random.Random(seed())
     geometry = parameters()["geometry"]
-    await host.expect(Message.LOAD_BEGIN, struct.pack("<5IB", geometry ^ 1, 5, 1, 0, 0, 0), Code.GEOMETRY,
+    await host.expect(Message.LOAD_BEGIN, struct.pack("<6IB", geometry ^ 1, 5, 1, 0, 0, 0, 0), Code.GEOMETRY,
                       struct.pack("<I", geometry))
     words = [(Space.PROGRAM << 28 | 8 + at, chance.getrandbits(32)) for at in range(chance.randrange(2, 40))]
     words += [(0x1000 + at, chance.getrandbits(32)) for at in range(LOAD_WORDS + chance.randrange(1, 30))]
@@ -49,7 +49,7 @@ async def load(dut: Any) -> None:
     assert len(engine.writes) == len(words), "a repeated LOAD_DATA wrote again"
     await host.expect(Message.LOAD_DATA, struct.pack("<3I", len(words) + 1, 0, 0), Code.SEQUENCE, loaded)
     await host.expect(Message.LOAD_DATA, struct.pack("<3I", len(words), 0, 0), Code.RANGE, loaded)
-    resumed = struct.pack("<5IB", geometry, 0xABCD, len(words), 0x1000, 77, 1)
+    resumed = struct.pack("<6IB", geometry, 0xABCD, len(words), 0x1000, 77, 55, 1)
     await host.expect(Message.LOAD_BEGIN, resumed, Code.OK, loaded)
 
     crc = image_crc(words)
@@ -61,7 +61,7 @@ async def load(dut: Any) -> None:
         await host.expect(Message.LOAD_END, struct.pack("<I", crc ^ 1), Code.CRC, struct.pack("<I", crc))
     await host.expect(Message.RUN, run_body(count=1, length=1), Code.NO_IMAGE, bytes(4))
 
-    await host.expect(Message.LOAD_BEGIN, struct.pack("<5IB", geometry, 1, 2, 0, 0, 1), Code.OK, bytes(4))
+    await host.expect(Message.LOAD_BEGIN, struct.pack("<6IB", geometry, 1, 2, 0, 0, 0, 1), Code.OK, bytes(4))
     engine.writes.clear()
     for count in (1, 2):
         overlapping = struct.pack(f"<2I{count}I", 0, words[0][0], *(word for _, word in words[:count]))
@@ -69,7 +69,7 @@ async def load(dut: Any) -> None:
     assert engine.writes == words[:2], f"overlapping LOAD_DATA wrote {engine.writes}, expected {words[:2]}"
     await host.load(words, image_id=0xABCD, base=0x1000)
     await host.expect(Message.LOAD_END, struct.pack("<I", crc), Code.OK, struct.pack("<I", 0xABCD))
-    assert (int(dut.stream_base.value), int(dut.stream_words.value)) == (0x1000, 77)
+    assert (int(dut.stream_base.value), int(dut.stream_words.value), int(dut.prompt_words.value)) == (0x1000, 77, 55)
     _, fields = await host.ask(Message.HELLO)
     assert struct.unpack_from("<I", fields, 11) == (0xABCD,), "HELLO does not name the image"
     assert dut.leds.value == 1
@@ -86,12 +86,14 @@ async def run(dut: Any) -> None:
     context = parameters()["context"]
     await host.expect(Message.RUN, run_body(count=context, length=len(prompt), position=1), Code.RANGE,
                       struct.pack("<I", context))
+    await host.expect(Message.RUN, run_body(count=1, length=len(prompt), speculation=max(Speculation) + 1), Code.RANGE,
+                      struct.pack("<I", max(Speculation)))
     await host.expect(Message.PROMPT, struct.pack("<HH", 0, parameters()["vocab"]), Code.RANGE,
                       struct.pack("<I", parameters()["vocab"]))
     count, position = chance.randrange(2, 20), chance.randrange(0, 30)
     passes = len(prompt) + count - 1
     wire = host.encode(Message.RUN, run_body(count=count, length=len(prompt), position=position, mantissa=0x9000,
-                                             exponent=-15, seed=1234))
+                                             exponent=-15, seed=1234, speculation=Speculation.DRAFT))
     await host.send_raw(wire)
     assert await host.reply(Message.RUN) == (Code.OK, struct.pack("<H", passes))
     records, code, done = await collect_run(host)
@@ -99,6 +101,8 @@ async def run(dut: Any) -> None:
     temperature = int(dut.temperature.value)
     assert temperature == 1 << 25 | (-15 & 511) << 16 | 0x9000, f"temperature port holds {temperature:#x}"
     assert dut.seed.value == 1234
+    assert dut.run__speculation.value == Speculation.DRAFT
+    assert dut.run__prompt_passes.value == (len(prompt) - 1) // parameters()["slots"]
     expected, token = [], 0
     for at, (_, cycles) in enumerate(engine.passes):
         token = ((prompt[at] if at < len(prompt) else token) + 1) % parameters()["vocab"]
@@ -155,7 +159,7 @@ async def broken_frames(dut: Any) -> None:
         assert total == count, f"NAK counts {total}, expected {count}, after {raw.hex()}"
         assert expected in (None, code), f"NAK says {Code(code).name}, expected {expected}, after {raw.hex()}"
         await host.expect(Message.STOP, b"", Code.OK, b"")
-    await host.expect(Message.LOAD_BEGIN, bytes(20), Code.LENGTH, struct.pack("<I", 21))
+    await host.expect(Message.LOAD_BEGIN, bytes(24), Code.LENGTH, struct.pack("<I", 25))
     await host.expect(Message.LOAD_DATA, bytes(11), Code.LENGTH, struct.pack("<I", LOAD_WORDS))
     await host.expect(Message.PROMPT, bytes(512), Code.RANGE, struct.pack("<I", parameters()["context"]))
 

@@ -7,19 +7,22 @@ from typing import Any
 
 import cocotb
 import numpy as np
+from amaranth.utils import ceil_log2
 from cocotb.clock import Clock
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from host.image import Image
 from host.link import Deframer, encode_frame
-from host.predict import predict
-from rtl.config import Config
-from rtl.csr_map import REPLY, Message
-from rtl.isa import Op, Opcode, Target
+from host.predict import predict, run_cycles
+from rtl.config import ADDRESS_BITS, Config
+from rtl.csr_map import REPLY, Message, Speculation
+from rtl.isa import JOINT, Op, Opcode, Target
 from rtl.timing import SDRAM_CLOCKS
+from sim.drafter import drafter_of
 from sim.fixed import Scalar
 from sim.golden import Golden
 from sim.soc.top import BIT_CYCLES, CPU_DIVIDER
+from sim.token_loop import Pass, TokenLoop
 from tests.bench import parameters
 
 ENGINE_PS = 15_000
@@ -34,13 +37,13 @@ def lanes_of(value: int, bits: int, count: int) -> list[int]:
 
 @dataclass
 class Seen:
-    """What one operation was seen to write."""
+    """What one operation was seen to write; ``slot`` that it was issued for, 0 where it serves all."""
 
     index: int
     op: Op
+    slot: int
     accepted: int
     values: dict[int, list[int]] = field(default_factory=dict)
-    result: int | None = None
     last_busy: int = 0
 
 
@@ -64,7 +67,7 @@ class Watch:
         self.done: list[Seen] = []
         self.current: Seen | None = None
 
-    def sample(self, cycle: int, next_op: Iterator[tuple[int, Op]]) -> None:
+    def sample(self, cycle: int, next_op: Iterator[tuple[int, Op, int]]) -> None:
         """Look at this cycle's signals."""
         if self.current and self.busy.value:
             self.current.last_busy = cycle
@@ -76,9 +79,10 @@ class Watch:
                     self.current.values[at] = lanes_of(int(data.value), bits, count)
         for opcode, taken in self.taken.items():
             if taken.value:
-                index, op = next(next_op)
+                index, op, slot = next(next_op, (None, None, 0))
+                assert op, f"{opcode.name} was issued after the end of the pass"
                 assert op.opcode == opcode, f"operation {index} is {op}, the {opcode.name} stream took it"
-                self.current = Seen(index, op, cycle)
+                self.current = Seen(index, op, slot, cycle)
                 self.done.append(self.current)
 
 
@@ -112,26 +116,60 @@ class Uart:
             self.frames += self.deframer.feed(bytes([byte]))
 
 
-def expected_writes(config: Config, op: Op, written: np.ndarray) -> dict[int, list[int]]:
+def expected_writes(config: Config, op: Op, slot: int, written: np.ndarray) -> dict[int, list[int]]:
     """The writes by port address that the golden model's values stand for."""
-    if op.opcode == Opcode.MATVEC:
+    beats = slot << ADDRESS_BITS        # the slot's number leads the addresses of its beats
+    if op.opcode == Opcode.MATVEC and config.slots == 1:
         first, step = op.dst * config.lanes // config.part, config.rows // config.part
         rows = written.reshape(-1, config.rows)
         return {first + step * group: row.tolist() for group, row in enumerate(rows)}
+    if op.opcode == Opcode.MATVEC:
+        return {beats + op.dst + beat: row.tolist() for beat, row in enumerate(written.reshape(-1, config.lanes))}
     if op.opcode == Opcode.VECTOR and op.target in (Target.KEY, Target.VALUE):
         return {beat: row.tolist() for beat, row in enumerate(written)}
     if op.opcode == Opcode.VECTOR and op.target == Target.NONE:
         return {}
-    return {op.dst + beat: row.tolist() for beat, row in enumerate(written)}
+    if op.opcode == Opcode.VECTOR and op.target == Target.ACTIVATION:
+        beats = slot << ceil_log2(config.activation_depth)
+    if op.opcode == Opcode.VECTOR and op.target == Target.QUERY:
+        beats = 0                       # one slot after the other uses these registers
+    return {beats + op.dst + beat: row.tolist() for beat, row in enumerate(written)}
 
 
-def compare(token: int, seen: Seen, expected: dict[int, list[int]]) -> None:
+def compare(token: str, seen: Seen, got: dict[int, list[int]], expected: dict[int, list[int]]) -> None:
     """Fails with token, operation, address, lane and both values."""
-    where = f"token {token} operation {seen.index} {seen.op}"
-    assert set(seen.values) == set(expected), f"{where}: wrote {sorted(seen.values)}, golden {sorted(expected)}"
+    where = f"{token} operation {seen.index} {seen.op}"
+    assert set(got) == set(expected), f"{where}: wrote {sorted(got)}, golden {sorted(expected)}"
     for address, row in expected.items():
-        for lane, (got, want) in enumerate(zip(seen.values[address], row, strict=True)):
-            assert got == want, f"{where}: address {address} lane {lane}: got {got}, golden {want}"
+        for lane, (value, want) in enumerate(zip(got[address], row, strict=True)):
+            assert value == want, f"{where}: address {address} lane {lane}: got {value}, golden {want}"
+
+
+def compare_pass(golden: Golden, taken: Pass, watches: list[Watch]) -> tuple[list[int], list[list[int]]]:
+    """Compare everything that a pass wrote, slot after slot.
+
+    Returns the golden samples, 0 where there is none, and the states of the noise before each.
+    """
+    seen = {(item.index, item.slot): item for watch in watches for item in watch.done}
+    ops = (Opcode.MATVEC, Opcode.VECTOR, Opcode.EMBED)
+    samples, states = [], []
+    for slot, token in enumerate(taken.tokens):
+        where = f"token {taken.position + slot} slot {slot}"
+        states.append(list(golden.noise))
+        for index, op, written in golden.trace(token, taken.position + slot, reads=taken.reads,
+                                               samples=taken.samples(slot)):
+            joint = op.opcode in JOINT
+            if op.opcode in ops or op.opcode == Opcode.SAMPLE and taken.samples(slot):
+                item = seen.get((index, 0 if joint else slot))
+                assert item, f"{where} operation {index} {op} was never issued"
+            if op.opcode not in ops:
+                continue
+            got = item.values
+            if joint and golden.config.slots > 1:
+                got = {at: row for at, row in got.items() if at >> ADDRESS_BITS == slot}
+            compare(where, item, got, expected_writes(golden.config, op, slot, written))
+        samples.append(golden.sampled if taken.samples(slot) else 0)
+    return samples, states
 
 
 def check_writers(dut: Any, config: Config, cycle: int) -> None:
@@ -139,7 +177,7 @@ def check_writers(dut: Any, config: Config, cycle: int) -> None:
     writers = [port for port in ("engine_write", "vector_memory_write") if getattr(dut, f"{port}_enable").value]
     assert len(writers) < 2, f"cycle {cycle}: engine and vector unit write the same bank"
     for port in writers:
-        address = int(getattr(dut, f"{port}_address").value)
+        address = int(getattr(dut, f"{port}_address").value) & (1 << ADDRESS_BITS) - 1
         assert address < config.engine_beats, f"cycle {cycle}: {port} of beat {address}, which is in the second bank"
 
 
@@ -171,7 +209,8 @@ async def tokens_equal_golden(dut: Any) -> None:
     vector_ports = [("memory_write", 18, config.lanes, 0), ("bank_write", 18, config.lanes, config.engine_beats),
                     *((name, 8, config.lanes, 0) for name in ("activation", "query", "cache"))]
     watches = [
-        Watch(dut, "engine", {Opcode.MATVEC: "op"}, [("write", 18, config.rows, 0)]),
+        Watch(dut, "engine", {Opcode.MATVEC: "op"},
+              [("write", 18, config.rows if config.slots == 1 else config.lanes, 0)]),
         Watch(dut, "vector", {Opcode.VECTOR: "op", Opcode.EMBED: "embed"}, vector_ports),
         Watch(dut, "scalar", {Opcode.SCALAR: "op"}, []),
         Watch(dut, "attention", {Opcode.ATTEND: "op"}, []),     # its beats show in the operation that reads them
@@ -191,7 +230,8 @@ async def tokens_equal_golden(dut: Any) -> None:
         assert replies and replies[0].body[0] == 0, f"PROMPT: {uart.frames}"
         scale = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
         body = np.array([count, first, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
-        body += np.array([p["seed"], 0], "<u4").tobytes() + np.array([len(prompt)], "<u2").tobytes()
+        body += np.array([p["seed"], 0], "<u4").tobytes()
+        body += np.array([len(prompt), p["speculation"]], "<u2").tobytes()
         await uart.send(encode_frame(Message.RUN, sequence + 1, body))
 
     async def run_requests() -> None:
@@ -202,11 +242,13 @@ async def tokens_equal_golden(dut: Any) -> None:
 
     cocotb.start_soon(run_requests())
     length = len(prompt) + count - 1
-    passes, cycle, waited, last_token = p["runs"] * length, 0, 0, None
+    drafter = drafter_of(image, Speculation(p["speculation"]))
+    loop: TokenLoop | None = None
+    cycle, waited = 0, 0
     tokens: list[int] = []
     measured: list[int] = []
-    accepted = iter(enumerate(image.program))
-    while len(tokens) < passes:
+    passes: list[tuple[Pass, int]] = []
+    while len(tokens) < p["runs"] * length:
         await RisingEdge(dut.clk)
         await ReadOnly()
         cycle += 1
@@ -215,40 +257,58 @@ async def tokens_equal_golden(dut: Any) -> None:
             assert waited < 200_000, f"the run did not start or ended early: frames {uart.frames}"
             continue
         waited = 0
+        if loop is None:
+            loop = TokenLoop(slots=config.slots, context=config.context, prompt=prompt, tokens=length, position=first,
+                             drafter=drafter)
+            taken, records = loop.begin(), None
+            expected = issued(image.program, taken)
         for watch in watches:
-            watch.sample(cycle, accepted)
+            watch.sample(cycle, expected)
         check_writers(dut, config, cycle)
-        if dut.finished.value:
-            position = len(tokens) % length
-            token = prompt[position] if position < len(prompt) else last_token
-            seen = {item.index: item for watch in watches for item in watch.done}
-            for index, op, written in golden.trace(token, first + position):
-                if op.opcode == Opcode.END:
-                    break
-                assert index in seen, f"token {position} operation {index} {op} was never issued"
-                if op.opcode in (Opcode.MATVEC, Opcode.VECTOR, Opcode.EMBED):
-                    compare(position, seen[index], expected_writes(config, op, written))
-            assert int(dut.sampled.value) == golden.sampled, (
-                f"token {position}: sampled {int(dut.sampled.value)}, golden {golden.sampled}")
-            last_token = golden.sampled
-            tokens.append(last_token)
-            measured.append(int(dut.cycles.value))
-            prediction = predict(config, image.program, first + position, greedy=temperature is None)
-            if config.weight_source == "ebr":
-                timeline = [(item.index, item.op.opcode.name, item.last_busy - item.accepted,
-                             prediction.done[item.index] - prediction.issue[item.index] - 1)
-                            for item in seen.values()]
-                wrong = [entry for entry in timeline if entry[2] != entry[3]]
-                assert not wrong, f"token {position}: (operation, name, busy, predicted) {wrong[:5]}"
-                assert measured[-1] == prediction.cycles, f"token {position}: {measured[-1]}, {prediction.cycles}"
-            accepted = iter(enumerate(image.program))
-            for watch in watches:
-                watch.done.clear()
-                watch.current = None
+        if not dut.finished.value:
+            continue
+        if records is None:
+            samples, states = compare_pass(golden, taken, watches)
+            records = loop.end(taken, samples)
+            kept = len(records)
+            golden.noise = [*states, golden.noise][kept]
+        record, = records[:1]
+        got = int(dut.record_token.value), int(dut.record_position.value)
+        assert got == (record.token, record.position), f"record {got}, golden {record}"
+        tokens.append(record.token)
+        records.pop(0)
+        if records:
+            continue
+        measured.append(int(dut.cycles.value))
+        passes.append((taken, kept))
+        if config.weight_source == "ebr":
+            prediction = predict(config, image.program, taken.position, greedy=temperature is None)
+            timeline = [(item.index, item.op.opcode.name, item.last_busy - item.accepted,
+                         prediction.done[item.index] - prediction.issue[item.index] - 1)
+                        for watch in watches for item in watch.done]
+            wrong = [entry for entry in timeline if entry[2] != entry[3]]
+            assert not wrong, f"position {taken.position}: (operation, name, busy, predicted) {wrong[:5]}"
+            assert measured[-1] == prediction.cycles, f"position {taken.position}: {measured[-1]}, {prediction.cycles}"
+        for watch in watches:
+            watch.done.clear()
+            watch.current = None
+        taken, records = loop.begin(), None
+        if taken is None:
+            loop = None
+        else:
+            expected = issued(image.program, taken)
     if config.weight_source == "sdram":
-        # The first token finds the prefetch queue empty.
-        lost = sum(measured[1:]) - sum(predict(config, image.program, first + index % length).cycles
-                                       for index in range(1, passes))
+        # The first pass finds the prefetch queue empty.
+        predicted = run_cycles(config, image.program, passes, greedy=temperature is None, speculates=bool(drafter))
+        lost = sum(measured[1:]) - sum(predicted[1:])
         refresh = float(int(dut.refresh_cycles.value) / SDRAM_CLOCKS)
         assert 0 <= lost <= refresh + STREAM_MARGIN, f"{lost} cycles above the prediction, {refresh} of refresh"
+    if drafter:
+        assert len(passes) < len(tokens), "no draft was what the model said"
     cocotb.log.info(f"{len(tokens)} tokens equal golden: {tokens}; cycles {measured}")
+
+
+def issued(program: list[Op], taken: Pass) -> Iterator[tuple[int, Op, int]]:
+    """The operations of a pass that units see, in the order of issue."""
+    return ((index, op, slot) for index, op, slot in taken.operations(program)
+            if op.opcode not in (Opcode.END, Opcode.SECTION) and (op.opcode != Opcode.SAMPLE or taken.samples(slot)))

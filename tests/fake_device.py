@@ -15,9 +15,9 @@ from typing import Self
 
 from cobs import cobs
 
-from rtl.csr_map import COUNTERS, Code, Message
+from rtl.csr_map import COUNTERS, PROTOCOL_VERSION, Code, Message
 
-RUN = struct.Struct("<HHHhIIH")
+RUN = struct.Struct("<HHHhIIHH")
 Step = Callable[[int, int], int]
 
 
@@ -155,11 +155,11 @@ class FakeDevice:
     def _do_hello(self, body: bytes) -> tuple[Code, bytes]:
         identity, total, loaded, _ = self._transfer
         return Code.OK, struct.pack(
-            "<BHIIIIHHBIIIII", 1, 0x0100, self.geometry, self.streams, self.image_id, 64_000_000, self.context,
-            self.vocab, self._run is not None, identity, total, loaded, self._undecodable, 0)
+            "<BHIIIIHHBIIIII", PROTOCOL_VERSION, 0x0100, self.geometry, self.streams, self.image_id, 64_000_000,
+            self.context, self.vocab, self._run is not None, identity, total, loaded, self._undecodable, 0)
 
     def _do_load_begin(self, body: bytes) -> tuple[Code, bytes]:
-        geometry, identity, total, _, _, resume = struct.unpack("<IIIIIB", body)
+        geometry, identity, total, _, _, _, resume = struct.unpack("<IIIIIIB", body)
         if geometry != self.geometry:
             return Code.GEOMETRY, struct.pack("<I", self.geometry)
         self.image_id = 0
@@ -192,7 +192,7 @@ class FakeDevice:
         return Code.OK, struct.pack("<H", len(self._prompt))
 
     def _do_run(self, body: bytes) -> tuple[Code, bytes]:
-        count, position, self.mantissa, self.exponent, self.seed, self.timeout_us, length = RUN.unpack(body)
+        count, position, self.mantissa, self.exponent, self.seed, self.timeout_us, length, _ = RUN.unpack(body)
         if not self.image_id:
             return Code.NO_IMAGE, bytes(4)
         passes = length + count - 1

@@ -84,7 +84,7 @@ class Host:
 
     async def load(self, words: Sequence[tuple[int, int]], *, image_id: int, base: int = 0) -> None:
         """Load (address, word) pairs, one LOAD_DATA per run of addresses."""
-        body = struct.pack("<5IB", parameters()["geometry"], image_id, len(words), base, 77, 0)
+        body = struct.pack("<6IB", parameters()["geometry"], image_id, len(words), base, 77, 55, 0)
         await self.expect(Message.LOAD_BEGIN, body, Code.OK, bytes(4))
         at = 0
         while at < len(words):
@@ -213,8 +213,8 @@ async def connect(dut: Any) -> tuple[Host, Engine]:
 
 
 def run_body(*, count: int, length: int, position: int = 0, mantissa: int = 0, exponent: int = 0, seed: int = 0,
-             timeout_us: int = 0) -> bytes:
-    return struct.pack("<HHHhIIH", count, position, mantissa, exponent, seed, timeout_us, length)
+             timeout_us: int = 0, speculation: int = 0) -> bytes:
+    return struct.pack("<HHHhIIHH", count, position, mantissa, exponent, seed, timeout_us, length, speculation)
 
 
 async def load_something(host: Host) -> None:

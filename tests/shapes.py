@@ -1,5 +1,6 @@
 """Small synthetic models that fit the configurations, for tests of host and gateware."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SHAPES = {
     "tiny": Shape(hidden=24, feed_forward=48, layers=2, heads=2, kv_heads=2, head_dim=4, vocab=512, context=64),
     "resident": Shape(hidden=160, feed_forward=480, layers=4, heads=4, kv_heads=2, head_dim=20, vocab=512,
                       context=256),
-    "stream": SHAPE,
+    "stream": replace(SHAPE, is_parallel=False),
 }
 
 

@@ -62,7 +62,7 @@ class GoldenDevice(FakeDevice):
         self._wrong_at = wrong_at
 
     def _do_run(self, body: bytes) -> tuple:
-        _, _, mantissa, exponent, seed, _, _ = struct.unpack("<HHHhIIH", body)
+        _, _, mantissa, exponent, seed, _, _, _ = struct.unpack("<HHHhIIHH", body)
         self._golden.reset(seed=seed, temperature=Scalar(mantissa, exponent) if mantissa else None)
         return super()._do_run(body)
 
@@ -110,7 +110,7 @@ class TestRun:
         assert "measured on a board" in table
         assert "tokens generated │ 20" in table
         assert "tokens equal the golden model │ yes" in table
-        assert "tokens exactly as predicted │ 20 of 20" in table
+        assert "passes exactly as predicted │ 20 of 20" in table
 
     def test_json_is_one_object_with_every_key(self, capsys: pytest.CaptureFixture[str], image: Image,
                                                device: GoldenDevice) -> None:

@@ -6,8 +6,8 @@ from rtl.control import Control, RegisterAccess
 from rtl.register_bus import RegisterBusCrossing
 from tests.bench import STALL_PATTERNS, run_bench
 
-SETTINGS = {"geometry": 0xC0FF_EE11, "has_stream": True, "clock_hz": 90_000_000, "context": 8, "vocab": 300,
-            "stream_base": 0x40, "stream_words": 0x5000, "timeout_cycles": 1000}
+SETTINGS = {"geometry": 0xC0FF_EE11, "has_stream": True, "clock_hz": 90_000_000, "context": 8, "vocab": 300, "slots": 4,
+            "stream_base": 0x40, "stream_words": 0x5000, "prompt_words": 0x4000, "timeout_cycles": 1000}
 
 
 @pytest.mark.parametrize("pattern", STALL_PATTERNS)

@@ -20,6 +20,7 @@ from tests.bench import ROOT, run_bench
 LINE = {"clock_hz": 6_000_000, "baud_hz": 1_000_000}
 GEOMETRY = 0x1234_5678
 CONTEXT = 64
+SLOTS = 3
 VOCAB = 100
 WATCHDOG_US_LOG2 = 13
 
@@ -33,7 +34,7 @@ class CpuAndControl(wiring.Component):
     def __init__(self, firmware: bytes, *, watchdog_us_log2: int) -> None:
         self.cpu = CpuSubsystem(firmware=firmware, watchdog_us_log2=watchdog_us_log2, **LINE)
         self.control = Control(geometry=GEOMETRY, has_stream=True, clock_hz=100_000_000, context=CONTEXT, vocab=VOCAB,
-                               timeout_cycles=200)
+                               slots=SLOTS, timeout_cycles=200)
         engine = {name: port for name, port in self.control.signature.members.items() if name != "bus"}
         super().__init__({**engine, "rx": In(1, init=1), "tx": Out(1, init=1), "leds": Out(8),
                           "hang": In(1)})
@@ -72,7 +73,7 @@ def test_protocol(firmware: bytes, testcase: str, seed: int) -> None:
     top = CpuAndControl(firmware, watchdog_us_log2=WATCHDOG_US_LOG2)
     run_bench(top, module="tests.cocotb_cpu", name="cpu", testcase=testcase, seed=1 + seed,
               sources=[CpuSubsystem.lint_waiver, *CpuSubsystem.verilog_files],
-              parameters={"geometry": GEOMETRY, "context": CONTEXT, "vocab": VOCAB,
+              parameters={"geometry": GEOMETRY, "context": CONTEXT, "vocab": VOCAB, "slots": SLOTS,
                           "watchdog_us_log2": WATCHDOG_US_LOG2})
 
 

@@ -23,8 +23,8 @@ from tests.shapes import SHAPES, STORIES, WORDS
 
 SDRAM_BYTES = 32 << 20
 SDRAM_PEAK = 2 * BOARDS["ulx3s"].clocks["stream"].sdram_hz      # bytes per second of a 16-bit bus
-# Rows of the projections padded to 40 lanes, columns to 40 of a tile; head in two planes; five trits in a byte.
-BITNET_STREAM_BYTES = (30 * (2 * 2560**2 + 2 * 640 * 2560 + 3 * 2560 * 6920) + 2 * 128256 * 2560) // 5
+# Rows padded to 20 lanes, columns to 20 of a tile; head in two planes; five trits in a byte.
+BITNET_STREAM_BYTES = (30 * (2 * 2560**2 + 2 * 640 * 2560 + 3 * 2560 * 6920) + 2 * 128260 * 2560) // 5
 
 
 @pytest.mark.parametrize("name", CONFIGS)

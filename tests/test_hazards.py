@@ -13,6 +13,7 @@ from host.importer import load_checkpoint
 from host.predict import timeline
 from rtl.config import HGRN, RESIDENT, STREAM, TINY, Config
 from rtl.isa import Op, Opcode, Unit
+from sim.token_loop import Pass
 from tests.shapes import SHAPES, STORIES, synthetic_image
 from tests.small_hgrn import SmallHgrn
 
@@ -45,6 +46,17 @@ def test_programs_have_no_hazards(name: str) -> None:
 def test_parallel_programs_have_no_hazards(name: str) -> None:
     """The same where masks are computed and most operations overlap."""
     check(PARALLEL[name], parallel_image(name).program)
+
+
+@pytest.mark.parametrize("is_parallel", [False, True])
+@pytest.mark.parametrize("slots", [2, 5, STREAM.slots])
+def test_slots_have_no_hazards(is_parallel: bool, slots: int) -> None:
+    """A slot that takes the query, the rotary factors or the result of attention from the one before it."""
+    image = parallel_image("stream") if is_parallel else synthetic_image("stream")
+    for position in (0, 7, 100, image.context - slots):
+        for reads in (False, True):
+            taken = Pass((0,) * slots, position, 1 if not reads else slots, reads)
+            check_hazards(STREAM, timeline(STREAM, image.program, position, taken=taken, kept=slots))
 
 
 def test_recurrent_programs_have_no_hazards(tmp_path) -> None:

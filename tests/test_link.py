@@ -31,6 +31,7 @@ class SmallImage:
     image_id: int = 77
     geometry: int = 0x1234
     stream_words: int = 300
+    prompt_words: int = 200
     weights: ImageSpace = ImageSpace.SDRAM
 
     def load_words(self) -> list[tuple[ImageSpace, int, np.ndarray]]:
@@ -191,7 +192,7 @@ class TestRequests:
             return cobs.encode(frame + zlib.crc32(frame).to_bytes(4, "little")) + b"\0"
 
         with FakeDevice(mangle=mangle) as device, connect(device) as link:
-            with pytest.raises(TritloomError, match="protocol 9, this program 1"):
+            with pytest.raises(TritloomError, match="protocol 9, this program 2"):
                 Device(link)
 
 
@@ -353,7 +354,7 @@ class TestRuns:
             with connect(device) as link:
                 tritloom = Device(link)
                 link.request(Message.PROMPT, struct.pack("<HH", 0, 7))
-                link.request(Message.RUN, struct.pack("<HHHhIIH", 100, 0, 0, 0, 0, 0, 1))
+                link.request(Message.RUN, struct.pack("<HHHhIIHH", 100, 0, 0, 0, 0, 0, 1, 0))
                 assert tritloom.greet().state == 1
             with connect(device) as link:
                 tritloom = Device(link)

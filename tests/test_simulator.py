@@ -246,7 +246,7 @@ class TestFirmware:
 
     def test_image_is_loaded_and_verified(self, stub: Path) -> None:
         with connected(stub) as device:
-            image = SmallImage(image_id=88, geometry=GEOMETRY, stream_words=0, weights=Space.WEIGHTS)
+            image = SmallImage(image_id=88, geometry=GEOMETRY, stream_words=0, prompt_words=0, weights=Space.WEIGHTS)
             assert device.load(image)
             assert device.hello.image_id == 88
             assert not device.load(image)

@@ -13,7 +13,7 @@ from host.predict import timeline as predict_timeline
 from host.session import DEFAULT_MODEL, read_image
 from host.timeline import ISSUE, draw, gaps, kind, layer_window, token_timeline
 from rtl.isa import UNIT_OF, Opcode, Unit
-from rtl.timing import ISSUE_CYCLES, TOKEN_CYCLES, tile_words
+from rtl.timing import ISSUE_CYCLES, tile_words, token_cycles
 from tests.shapes import synthetic_image
 
 NAMES = ("resident", "stream", "tiny")
@@ -50,7 +50,7 @@ def test_follows_the_rules_of_issue(name: str) -> None:
             assert span.start - waited < ISSUE_CYCLES
             assert span.after is None or waited == free
             if span.op.opcode == Opcode.END:
-                assert span.end == span.start + TOKEN_CYCLES
+                assert span.end == span.start + token_cycles(image.config)
             elif span.op.opcode == Opcode.MATVEC and image.stream_words:
                 # The engine may wait for the SDRAM, but no longer than all its words take to come.
                 words = span.op.groups * span.op.planes * span.op.blocks * tile_words(image.config)
