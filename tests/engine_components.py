@@ -16,9 +16,9 @@ from rtl.weight_memory import WeightMemory
 
 ODD_MEMORY = replace(TINY, name="odd_memory", lanes=15, block_beats=3, rows=5, head_dim=5, sampler_lanes=3,
                      weight_depth=64, vector_depth=32, activation_depth=7, weight_planes=5)
-ODD_STREAM = replace(STREAM, name="odd_stream", lanes=10, block_beats=2, rows=2, table_blocks=3, head_dim=5,
+ODD_STREAM = replace(STREAM, name="odd_stream", slots=1, lanes=10, block_beats=2, rows=2, table_blocks=3, head_dim=5,
                      sampler_lanes=2, vector_depth=24, activation_depth=9, weight_planes=4)
-WIDE_STREAM = replace(STREAM, name="wide_stream", table_blocks=9, activation_depth=12, vector_depth=16)
+WIDE_STREAM = replace(STREAM, name="wide_stream", slots=1, table_blocks=9, activation_depth=12, vector_depth=16)
 RESIDENT_ROWS = replace(RESIDENT, name="resident_rows", rows=2, weight_depth=128)
 
 
