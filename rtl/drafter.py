@@ -9,12 +9,10 @@ from amaranth.utils import ceil_log2
 from rtl.config import DRAFT_TAG_BITS, DRAFT_TOKENS, DRAFT_WAYS, RECENT_TAG_BITS, RECENT_TOKENS, Config
 from rtl.crc32 import after_byte
 from rtl.one_port_memory import OnePortMemory
-from rtl.op_layout import LOAD_ADDRESS_BITS, load_port
+from rtl.op_layout import DRAFT, NEXT_TOKEN, load_port
+from rtl.wide_load import wide_write
 from sim.drafter import context_key
 
-NEXT_TOKEN = data.StructLayout({"token": 16, "first": 1})
-DRAFT = data.StructLayout({"token": 16, "known": 1})
-PIECE_BITS = 32
 PROBE_STAGES = 3           # key, memory, comparison
 PROBE_CYCLES = DRAFT_TOKENS + PROBE_STAGES
 CRC_INIT = 0xFFFF_FFFF
@@ -62,17 +60,10 @@ class LearnedTable(wiring.Component):
         m = Module()
         width = len(self.ways.as_value())
         m.submodules.sets = sets = OnePortMemory(shape=unsigned(width), depth=self._sets, init=self._words)
-        pieces = -(-width // PIECE_BITS)
-        piece_bits = ceil_log2(pieces)
-        piece = self.load.address[:piece_bits]
-        held = Signal((pieces - 1) * PIECE_BITS)
-        with m.If(self.load.enable):
-            m.d.sync += held.word_select(piece, PIECE_BITS).eq(self.load.data)
+        enable, address, word = wide_write(m, self.load, width)
         m.d.comb += [
-            sets.write.eq(self.load.enable & (piece == pieces - 1)),
-            sets.write_data.eq(Cat(held, self.load.data)),
-            sets.read.eq(1),
-            sets.address.eq(Mux(self.load.enable, self.load.address[piece_bits:LOAD_ADDRESS_BITS], self.address)),
+            sets.write.eq(enable), sets.write_data.eq(word), sets.read.eq(1),
+            sets.address.eq(Mux(sets.write, address, self.address)),
             self.ways.as_value().eq(sets.read_data),
         ]
         return m

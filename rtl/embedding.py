@@ -1,7 +1,7 @@
 """The embedding memory: a row per token, then gains of norms; loaded at run time or initialised with the bitstream."""
 
 import numpy as np
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Module, Mux, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
@@ -9,8 +9,7 @@ from amaranth.utils import ceil_log2
 from rtl.config import Config
 from rtl.one_port_memory import OnePortMemory
 from rtl.op_layout import load_port, read_port
-
-PIECE_BITS = 32
+from rtl.wide_load import wide_write
 
 
 class Embedding(wiring.Component):
@@ -58,18 +57,10 @@ class Embedding(wiring.Component):
         m = Module()
         width = self._lanes * self._bits
         m.submodules.beats = beats = OnePortMemory(shape=width, depth=self._depth, init=self._words)
-
-        pieces = -(-width // PIECE_BITS)
-        piece_bits = ceil_log2(pieces)
-        piece = self.load.address[:piece_bits]
-        held = Signal((pieces - 1) * PIECE_BITS)
-        with m.If(self.load.enable):
-            m.d.sync += held.word_select(piece, PIECE_BITS).eq(self.load.data)
+        enable, address, word = wide_write(m, self.load, width)
         m.d.comb += [
-            beats.write.eq(self.load.enable & (piece == pieces - 1)),
-            beats.write_data.eq(held | self.load.data << (pieces - 1) * PIECE_BITS),
-            beats.read.eq(self.read.enable),
-            beats.address.eq(Mux(beats.write, self.load.address >> piece_bits, self.read.address)),
+            beats.write.eq(enable), beats.write_data.eq(word), beats.read.eq(self.read.enable),
+            beats.address.eq(Mux(beats.write, address, self.read.address)),
             self.read.data.eq(beats.read_data),
         ]
         return m

@@ -12,6 +12,8 @@ from rtl.isa import FIELDS, MANTISSA_BITS, SCALAR_EXPONENT_BITS, Opcode
 SCALAR = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(SCALAR_EXPONENT_BITS)})
 ROTATION = data.StructLayout({"cosine": signed(16), "sine": signed(16)})
 FETCH = data.StructLayout({"address": 12, "tiles": 18})
+NEXT_TOKEN = data.StructLayout({"token": 16, "first": 1})       # of a text, for the drafter
+DRAFT = data.StructLayout({"token": 16, "known": 1})            # what the drafter guesses
 LOAD_ADDRESS_BITS = 28
 # Fields that mean a place of the slot at work: its number leads them where there are several.
 SLOT_FIELDS = ("src", "src2", "dst", "ra", "rb", "rc", "rd")

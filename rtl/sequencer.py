@@ -10,11 +10,10 @@ from rtl.config import Config
 from rtl.isa import COMMON, FIELDS, JOINT, PROGRAM_BITS, UNIT_OF, Opcode, Unit
 from rtl.op_layout import load_port, op_layout
 from rtl.token_loop import DRAFT_PORT, TOKEN_RECORD, TokenLoop
+from rtl.wide_load import wide_write
 
 OPCODE_BITS = dict(COMMON)["opcode"]
 FIELD_BASE = sum(width for _, width in COMMON)
-PIECE_BITS = 32
-LAST_PIECE = (PROGRAM_BITS - 1) // PIECE_BITS
 DISPATCHED = tuple(opcode for opcode in Opcode if opcode not in (Opcode.END, Opcode.SECTION))
 
 
@@ -159,13 +158,8 @@ class Sequencer(wiring.Component):
 
     def _load_program(self, m: Module, memory: Memory) -> None:
         write = memory.write_port()
-        low = Signal(PIECE_BITS * LAST_PIECE)
-        piece = self.load.address[:2]
-        m.d.comb += [write.addr.eq(self.load.address[2:]), write.data.eq(Cat(low, self.load.data)),
-                     write.en.eq(self.load.enable & (piece == LAST_PIECE))]
-        for index in range(LAST_PIECE):
-            with m.If(self.load.enable & (piece == index)):
-                m.d.sync += low.word_select(index, PIECE_BITS).eq(self.load.data)
+        enable, address, word = wide_write(m, self.load, PROGRAM_BITS)
+        m.d.comb += [write.en.eq(enable), write.addr.eq(address), write.data.eq(word)]
 
 
 assert all(unit.bit_count() <= 1 for unit in UNIT_OF.values())

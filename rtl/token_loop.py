@@ -2,18 +2,17 @@
 
 from enum import IntEnum
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.config import Config
+from rtl.op_layout import DRAFT, NEXT_TOKEN
 
 TOKEN_BITS = 16
 TOKEN_RECORD = data.StructLayout({"token": TOKEN_BITS, "position": 15, "cycles": 32})
 DRAFT_PORT = wiring.Signature({
-    "enable": In(1),
-    "text": Out(stream.Signature(data.StructLayout({"token": TOKEN_BITS, "first": 1}))),
-    "guesses": In(stream.Signature(data.StructLayout({"token": TOKEN_BITS, "known": 1})))})
+    "enable": In(1), "text": Out(stream.Signature(NEXT_TOKEN)), "guesses": In(stream.Signature(DRAFT))})
 
 
 class Fault(IntEnum):
@@ -28,13 +27,13 @@ class TokenLoop(wiring.Component):
     """Gathers the tokens of a pass, has the program run, and judges what was sampled, as `sim.token_loop` does.
 
     A run takes ``tokens`` inputs from ``position`` on. A pass fills its slots with tokens of ``prompt`` while that has
-    some, else the first with the latest sample; with ``speculate``, the others with drafts. A draft counts if it is
+    some, else the first with the latest sample; with ``drafts`` enabled, others with drafts. A draft counts if it is
     what was sampled in the slot before it; the slots behind the first that does not are as if they had never been.
     Each input that counts leaves a record of the token that follows it. ``stop`` ends the run with the current pass. A
     run that would pass the end of the context ends with ``CONTEXT_FULL`` and writes nothing beyond it.
 
     Latency: a pass of one slot starts in the cycle after the record before it, and leaves its record in the second
-    cycle after ``ended``; `timing.gather_cycles` and `timing.judge_cycles` for several slots.
+    cycle after ``ended``; `timing.token_cycles` for several slots.
 
     Parameters
     ----------
@@ -96,22 +95,13 @@ class TokenLoop(wiring.Component):
         m.d.comb += self.samples.eq(self.slot + 1 >= known)
         follows, sampled, final = self._judge(m, place, tokens, count, known)
         room = (count != remaining) & (position + count != context)
-        drafts, text, guesses = self.drafts, self.drafts.text, self.drafts.guesses
-        drafting = Signal()                             # the pass has drafts, so it takes no more of the prompt
+        drafts, text = self.drafts, self.drafts.text
         fresh = Signal()                                # the drafter has seen nothing of the run
         with m.If(self.begin):
             m.d.sync += fresh.eq(1)
         with m.Elif(text.valid & text.ready):
             m.d.sync += fresh.eq(0)
         m.d.comb += text.payload.first.eq(fresh)
-
-        def fill(then: str) -> None:
-            """The next slot is filled; the last one begins the pass."""
-            m.d.sync += count.eq(count + 1)
-            m.next = then
-            with m.If(count == slots - 1):
-                m.d.comb += self.go.eq(1)
-                m.next = "RUN"
 
         with m.FSM() as fsm:
             with m.State("IDLE"):
@@ -120,35 +110,7 @@ class TokenLoop(wiring.Component):
                     m.d.sync += [position.eq(self.position), remaining.eq(self.tokens), cycles.eq(1), stopping.eq(0),
                                  self.fault.eq(Fault.NONE)]
                     m.next = "GATHER"
-            with m.State("GATHER"):
-                with m.If((count == 0) & ~room):
-                    m.d.sync += self.fault.eq(Fault.CONTEXT_FULL)
-                    m.next = "DONE"
-                with m.Elif(self.prompt.valid & room & ~drafting):
-                    m.d.comb += [text.valid.eq(drafts.enable), text.payload.token.eq(self.prompt.payload)]
-                    with m.If(text.ready | ~drafts.enable):
-                        m.d.comb += self.prompt.ready.eq(1)
-                        m.d.sync += [tokens[count].eq(self.prompt.payload), known.eq(count + 1)]
-                        fill("LOOK")
-                with m.Elif(count == 0):
-                    m.d.sync += [tokens[0].eq(latest), known.eq(1)]
-                    fill("SETTLE")
-                with m.Elif(room & drafts.enable):
-                    with m.If(guesses.valid):
-                        m.d.comb += guesses.ready.eq(1)
-                        with m.If(guesses.payload.known):
-                            m.d.sync += [tokens[count].eq(guesses.payload.token), drafting.eq(1)]
-                            fill("SETTLE")
-                        with m.Else():
-                            m.d.comb += self.go.eq(1)
-                            m.next = "RUN"
-                with m.Else():
-                    m.d.comb += self.go.eq(1)
-                    m.next = "RUN"
-            with m.State("LOOK"):                       # the prompt queue needs two cycles to show its next token
-                m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.next = "GATHER"
+            self._gather(m, room, tokens, count, known, latest)
             with m.State("RUN"):
                 with m.If(self.ended):
                     m.next = "JUDGE"
@@ -169,7 +131,7 @@ class TokenLoop(wiring.Component):
                     with m.If(final):
                         m.d.comb += self.rewind.eq(count != place + 1)
                         m.d.sync += [position.eq(position + place + 1), remaining.eq(remaining - place - 1),
-                                     latest.eq(follows), place.eq(0), count.eq(0), drafting.eq(0), cycles.eq(1)]
+                                     latest.eq(follows), place.eq(0), count.eq(0), cycles.eq(1)]
                         m.next = "GATHER"
                         with m.If((remaining == place + 1) | stopping):
                             m.next = "DONE"
@@ -180,6 +142,47 @@ class TokenLoop(wiring.Component):
         m.d.comb += [self.running.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("DONE"))), self.active.eq(count),
                      self.rewind_slot.eq(place + 1)]
         return m
+
+    def _gather(self, m: Module, room: Value, tokens: Array, count: Signal, known: Signal, latest: Signal) -> None:
+        """The states that fill the slots of a pass: with the prompt or the latest sample, then with drafts."""
+        drafts, text, guesses = self.drafts, self.drafts.text, self.drafts.guesses
+
+        def fill(token: Value, then: str) -> None:
+            """The next slot is filled; the last one begins the pass."""
+            m.d.sync += [tokens[count].eq(token), count.eq(count + 1)]
+            m.next = then
+            with m.If(count == len(tokens) - 1):
+                m.d.comb += self.go.eq(1)
+                m.next = "RUN"
+
+        with m.State("GATHER"):
+            with m.If((count == 0) & ~room):
+                m.d.sync += self.fault.eq(Fault.CONTEXT_FULL)
+                m.next = "DONE"
+            with m.Elif(self.prompt.valid & room & (count <= known)):      # a pass with drafts takes no more of it
+                m.d.comb += [text.valid.eq(drafts.enable), text.payload.token.eq(self.prompt.payload)]
+                with m.If(text.ready | ~drafts.enable):
+                    m.d.comb += self.prompt.ready.eq(1)
+                    m.d.sync += known.eq(count + 1)
+                    fill(self.prompt.payload, "LOOK")
+            with m.Elif(count == 0):
+                m.d.sync += known.eq(1)
+                fill(latest, "SETTLE")
+            with m.Elif(room & drafts.enable):
+                with m.If(guesses.valid):
+                    m.d.comb += guesses.ready.eq(1)
+                    with m.If(guesses.payload.known):
+                        fill(guesses.payload.token, "SETTLE")
+                    with m.Else():
+                        m.d.comb += self.go.eq(1)
+                        m.next = "RUN"
+            with m.Else():
+                m.d.comb += self.go.eq(1)
+                m.next = "RUN"
+        with m.State("LOOK"):                           # the prompt queue needs two cycles to show its next token
+            m.next = "SETTLE"
+        with m.State("SETTLE"):
+            m.next = "GATHER"
 
     def _judge(self, m: Module, place: Signal, tokens: Array, count: Signal, known: Signal
                ) -> tuple[Signal, Signal, Signal]:
