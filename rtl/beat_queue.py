@@ -1,10 +1,9 @@
 """A queue of beats on their way from the engine with slots to vector memory."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from rtl.op_layout import elements, write_port
 
@@ -39,19 +38,15 @@ class BeatQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         entry = data.StructLayout({"address": self.i.address.shape(), "data": self.i.data.shape()})
-        m.submodules.beats = beats = Memory(shape=entry, depth=DEPTH, init=[], attrs={"ram_style": "distributed"})
-        write, read = beats.write_port(), beats.read_port(domain="comb")
-        first, last, waiting = Signal(ceil_log2(DEPTH)), Signal(ceil_log2(DEPTH)), Signal(ceil_log2(DEPTH + 1))
+        m.submodules.beats = beats = SyncFIFO(width=entry.size, depth=DEPTH)
         held, full = Signal(entry, reset_less=True), Signal()
-        take = (waiting != 0) & (~full | ~self.hold)
+        take = beats.r_rdy & (~full | ~self.hold)
         m.d.comb += [
-            write.en.eq(self.i.enable), write.addr.eq(last), write.data.address.eq(self.i.address),
-            write.data.data.eq(self.i.data), read.addr.eq(first),
+            beats.w_en.eq(self.i.enable), beats.w_data.eq(Cat(self.i.address, self.i.data)), beats.r_en.eq(take),
             self.o.enable.eq(full & ~self.hold), self.o.address.eq(held.address),
-            self.o.data.eq(Mux(self.o.enable, held.data, 0)), self.busy.eq((waiting != 0) | full),
+            self.o.data.eq(Mux(self.o.enable, held.data, 0)), self.busy.eq(beats.r_rdy | full),
         ]
-        m.d.sync += [last.eq(last + self.i.enable), first.eq(first + take), waiting.eq(waiting + self.i.enable - take),
-                     full.eq(take | full & self.hold)]
+        m.d.sync += full.eq(take | full & self.hold)
         with m.If(take):
-            m.d.sync += held.eq(read.data)
+            m.d.sync += held.eq(beats.r_data)
         return m
