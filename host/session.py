@@ -232,7 +232,7 @@ class Generation:
                                   timeout_us=watchdog_us(last, self._device.hello.clock_hz))
         loop = TokenLoop(slots=slots, context=self._image.context, prompt=prompt, tokens=inputs, drafter=self._drafter)
         while taken := loop.begin():
-            records = loop.end(taken, list(self._samples(taken)))
+            records = loop.end(taken, self._golden.samples(taken))
             predicted = self._image.predicted_cycles(
                 taken.position, greedy=self._scale is None, taken=taken, kept=len(records),
                 speculates=self._drafter is not None)
@@ -243,15 +243,6 @@ class Generation:
         next(events, None)      # the end of the run
         for name, value in self._device.counters().items():
             self.counters[name] += value
-
-    def _samples(self, taken: Pass) -> Iterator[int]:
-        """The golden model's sample of each slot, up to the first that makes the slots behind it worthless."""
-        for slot, token in enumerate(taken.tokens):
-            sample = self._golden.step(token, taken.position + slot,
-                                       samples=taken.samples(slot) or self._image.config.slots == 1)
-            yield sample
-            if slot + 1 >= taken.known and taken.tokens[slot + 1 : slot + 2] not in ((), (sample,)):
-                return
 
 
 def check_prompt(prompt: Sequence[int], image: Image) -> None:

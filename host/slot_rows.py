@@ -59,8 +59,7 @@ def speculated(image: Image, speculation: Speculation) -> tuple[int, int, int]:
                      drafter=drafter_of(image, speculation))
     passes = cycles = 0
     while taken := loop.begin():
-        samples = [golden.step(token, taken.position + slot) for slot, token in enumerate(taken.tokens)]
-        kept = len(loop.end(taken, samples))
+        kept = len(loop.end(taken, golden.samples(taken)))
         passes += 1
         cycles += image.predicted_cycles(taken.position, taken=taken, kept=kept, speculates=True)
     return count, passes, cycles

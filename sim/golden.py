@@ -24,6 +24,7 @@ from rtl.isa import (
 )
 from sim import fixed
 from sim.fixed import Scalar
+from sim.token_loop import Pass
 
 
 def matvec(weights: np.ndarray, activations: np.ndarray, shift: int) -> np.ndarray:
@@ -150,6 +151,16 @@ class Golden:
         for _ in self.trace(token, position, samples=samples):
             pass
         return self.sampled
+
+    def samples(self, taken: Pass) -> list[int]:
+        """The sample of each slot of a pass, up to the first that makes the slots behind it worthless."""
+        found: list[int] = []
+        for slot, token in enumerate(taken.tokens):
+            found.append(self.step(token, taken.position + slot,
+                                   samples=taken.samples(slot) or self.config.slots == 1))
+            if slot + 1 >= taken.known and taken.tokens[slot + 1 : slot + 2] not in ((), (found[-1],)):
+                break
+        return found
 
     def generate(self, prompt: list[int], count: int, *, temperature: Scalar | None = None, seed: int = 0) -> list[int]:
         """The next ``count`` tokens after a prompt, from an empty context."""
