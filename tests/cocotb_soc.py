@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from cocotb.clock import Clock
 from cocotb.triggers import ReadOnly, RisingEdge
 
+from host.device import RUN
 from host.image import Image
 from host.link import Deframer, encode_frame
 from host.predict import predict, run_cycles
@@ -181,16 +182,8 @@ def check_writers(dut: Any, config: Config, cycle: int) -> None:
         assert address < config.engine_beats, f"cycle {cycle}: {port} of beat {address}, which is in the second bank"
 
 
-@cocotb.test()
-async def tokens_equal_golden(dut: Any) -> None:
-    """Any value anywhere that differs from the golden model, and any cycle that the compiler did not predict."""
-    p = parameters()
-    image = Image.load(Path(p["image"]))
-    config, prompt, count, first = image.config, p["prompt"], p["count"], p["position"]
-    temperature = Scalar.from_float(p["temperature"]) if p["temperature"] else None
-    golden = Golden(image)
-    golden.reset(seed=p["seed"], temperature=temperature)
-
+async def power_up(dut: Any) -> Uart:
+    """Start clocks, reset, and wait until the firmware listens."""
     dut.uart_rx.value = 1
     for name, period in (("", ENGINE_PS), ("cpu_", CPU_DIVIDER * ENGINE_PS), ("sdram_", int(ENGINE_PS / SDRAM_CLOCKS))):
         if hasattr(dut, f"{name}clk"):
@@ -205,10 +198,14 @@ async def tokens_equal_golden(dut: Any) -> None:
     cocotb.start_soon(uart.receive())
     for _ in range(4000):
         await RisingEdge(dut.cpu_clk)
+    return uart
 
+
+def watches_of(dut: Any, config: Config) -> list[Watch]:
+    """One for each unit."""
     vector_ports = [("memory_write", 18, config.lanes, 0), ("bank_write", 18, config.lanes, config.engine_beats),
                     *((name, 8, config.lanes, 0) for name in ("activation", "query", "cache"))]
-    watches = [
+    return [
         Watch(dut, "engine", {Opcode.MATVEC: "op"},
               [("write", 18, config.rows if config.slots == 1 else config.lanes, 0)]),
         Watch(dut, "vector", {Opcode.VECTOR: "op", Opcode.EMBED: "embed"}, vector_ports),
@@ -218,8 +215,16 @@ async def tokens_equal_golden(dut: Any) -> None:
         Watch(dut, "rotary", {Opcode.ROTARY: "op"}, []),
     ]
 
-    async def run_request(sequence: int) -> None:
-        await uart.send(b"\0" + encode_frame(Message.PROMPT, sequence, b"\0\0" + np.array(prompt, "<u2").tobytes()))
+
+async def run_requests(dut: Any, uart: Uart, temperature: Scalar | None) -> None:
+    """Ask for every run of the test as soon as the one before is done."""
+    p = parameters()
+    for done in range(p["runs"]):
+        while sum(frame.kind == Message.DONE for frame in uart.frames) < done:
+            await RisingEdge(dut.cpu_clk)
+        sequence = 2 * done + 1
+        tokens = np.array(p["prompt"], "<u2")
+        await uart.send(b"\0" + encode_frame(Message.PROMPT, sequence, b"\0\0" + tokens.tobytes()))
         replies = []
         for _ in range(20000):
             await RisingEdge(dut.cpu_clk)
@@ -229,18 +234,23 @@ async def tokens_equal_golden(dut: Any) -> None:
                 break
         assert replies and replies[0].body[0] == 0, f"PROMPT: {uart.frames}"
         scale = (temperature.mantissa, temperature.exponent) if temperature else (0, 0)
-        body = np.array([count, first, scale[0]], "<u2").tobytes() + np.array([scale[1]], "<i2").tobytes()
-        body += np.array([p["seed"], 0], "<u4").tobytes()
-        body += np.array([len(prompt), p["speculation"]], "<u2").tobytes()
+        body = RUN.pack(p["count"], p["position"], *scale, p["seed"], 0, len(tokens), p["speculation"])
         await uart.send(encode_frame(Message.RUN, sequence + 1, body))
 
-    async def run_requests() -> None:
-        for done in range(p["runs"]):
-            while sum(frame.kind == Message.DONE for frame in uart.frames) < done:
-                await RisingEdge(dut.cpu_clk)
-            await run_request(2 * done + 1)
 
-    cocotb.start_soon(run_requests())
+@cocotb.test()
+async def tokens_equal_golden(dut: Any) -> None:
+    """Any value anywhere that differs from the golden model, and any cycle that the compiler did not predict."""
+    p = parameters()
+    image = Image.load(Path(p["image"]))
+    config, prompt, count, first = image.config, p["prompt"], p["count"], p["position"]
+    temperature = Scalar.from_float(p["temperature"]) if p["temperature"] else None
+    golden = Golden(image)
+    golden.reset(seed=p["seed"], temperature=temperature)
+
+    uart = await power_up(dut)
+    watches = watches_of(dut, config)
+    cocotb.start_soon(run_requests(dut, uart, temperature))
     length = len(prompt) + count - 1
     drafter = drafter_of(image, Speculation(p["speculation"]))
     loop: TokenLoop | None = None

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, connect, flipped
 from host.packing import codes_to_words, relative_signs, to_codes
 from rtl.config import RESIDENT, STREAM, TINY, Config
 from rtl.op_layout import load_port
+from rtl.slot_engine import SlotEngine
 from rtl.tile_engine import TileEngine
 from rtl.trit_decoder import TritDecoder
 from rtl.weight_memory import WeightMemory
@@ -76,7 +77,7 @@ class EngineWithDecoder(wiring.Component):
         return m
 
 
-def join(m: Module, top: wiring.Component, engine: TileEngine) -> None:
+def join(m: Module, top: wiring.Component, engine: TileEngine | SlotEngine) -> None:
     """Connect the ports that an engine has with any source."""
     connect(m, flipped(top.op), engine.op)
     connect(m, flipped(top.activation), engine.activation)

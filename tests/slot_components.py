@@ -9,8 +9,9 @@ from amaranth.lib.wiring import In, connect, flipped
 from rtl.config import STREAM, Config
 from rtl.slot_engine import SlotEngine
 from rtl.trit_decoder import TritDecoder
+from tests.engine_components import join
 
-SLOTS = replace(STREAM, name="slots", slots=8, table_blocks=64, activation_depth=64)
+SLOTS = replace(STREAM, name="slots")
 # Chains of lanes that are not full, slots that are no power of two, more planes, a sum of few bits.
 ODD_SLOTS = replace(STREAM, name="odd_slots", slots=5, lanes=10, head_dim=5, sampler_lanes=2, table_blocks=9,
                     activation_depth=16, weight_planes=4)
@@ -35,9 +36,6 @@ class SlotEngineWithDecoder(wiring.Component):
         m.submodules.engine, m.submodules.decoder = engine, decoder = self._engine, self._decoder
         connect(m, flipped(self.words), decoder.words)
         connect(m, decoder.tiles, engine.tiles)
-        for name in ("op", "activation"):
-            connect(m, flipped(getattr(self, name)), getattr(engine, name))
-        for name in ("write", "result"):
-            connect(m, getattr(engine, name), flipped(getattr(self, name)))
-        m.d.comb += [engine.slots.eq(self.slots), self.busy.eq(engine.busy), self.result_slot.eq(engine.result_slot)]
+        m.d.comb += [engine.slots.eq(self.slots), self.result_slot.eq(engine.result_slot)]
+        join(m, self, engine)
         return m
