@@ -8,9 +8,10 @@ from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
 from rtl.config import TINY, Config
-from rtl.embedding import PIECE_BITS, Embedding
+from rtl.embedding import Embedding
 from rtl.kv_cache import KvCache
 from rtl.one_port_memory import OnePortMemory
+from rtl.wide_load import PIECE_BITS
 
 CACHE = replace(TINY, lanes=4, rows=4, head_dim=4, context=8, kv_slots=3)
 EMBEDDING = replace(TINY, vocab=16)
