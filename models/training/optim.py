@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.training.student import Student
+from models.training.student import Student, product_type
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -18,7 +18,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
     """Push the singular values of each matrix towards one: update [n, rows, columns], rows <= columns."""
     a, b, c = NEWTON_SCHULZ
-    x = update.bfloat16()
+    x = update.to(product_type())
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.transpose(-2, -1)

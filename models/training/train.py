@@ -29,7 +29,7 @@ from models.training.data import Corpus, Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, load, start_from
 from models.training.optim import Rates, StudentOptimisers
-from models.training.student import Student, StudentConfig
+from models.training.student import Student, StudentConfig, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,15 +136,15 @@ class Run:
 
 
 class TargetLoss(nn.Module):
-    """Cross entropy of the student against dense targets; bfloat16 matrix products."""
+    """Cross entropy of the student against dense targets."""
 
     def __init__(self, model: Student) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.dtype = model, product_type()
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """inputs [w, T], targets [w*T, V] -> scalar."""
-        return nn.functional.cross_entropy(self.model(inputs, torch.bfloat16), targets)
+        return nn.functional.cross_entropy(self.model(inputs, self.dtype), targets)
 
 
 def prepared(data: Path, work: Path, options: Options, progress: Progress) -> tuple[Corpus, Corpus]:
