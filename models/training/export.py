@@ -16,6 +16,7 @@ from models.training.student import QuantisedWeight, Student, StudentConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+SPARSITY = "3:4"           # of four weights three are not zero
 RESIDUAL_FRACTION = 9      # decay keeps the stream within tens; 18 bits hold +-256 with nine fraction bits
 
 
@@ -53,10 +54,10 @@ def tensors(model: Student) -> dict[str, np.ndarray]:
     return out
 
 
-def load(directory: Path) -> Student:
-    """The exported student, frozen: it computes with the published integers and scales."""
+def published_config(directory: Path) -> StudentConfig:
+    """The shape of an exported student."""
     published = json.loads((directory / "config.json").read_text())
-    config = StudentConfig(
+    return StudentConfig(
         vocab_size=published["vocab_size"],
         hidden_size=published["hidden_size"],
         intermediate_size=published["intermediate_size"],
@@ -68,17 +69,23 @@ def load(directory: Path) -> Student:
         rope_theta=published["rope_theta"],
         norm_eps=published["rms_norm_eps"],
         parallel_residual=published.get("use_parallel_residual", False),
+        sparse=published.get("weight_sparsity") == SPARSITY,
     )
-    model = Student(config)
+
+
+def load(directory: Path) -> Student:
+    """The exported student, frozen: it computes with the published integers and scales."""
+    model = Student(published_config(directory))
     for weight, integers, step in _published(model, directory):
         weight.freeze(integers, step)
     return model
 
 
 def start_from(model: Student, directory: Path) -> None:
-    """Give a model of the same shape float weights that quantise to the published ones."""
+    """Give a model of the same shape, as sparse or more, float weights that quantise to the published ones."""
+    sparse = published_config(directory).sparse
     for weight, integers, step in _published(model, directory):
-        weight.start_from(integers, step)
+        weight.start_from(integers, step, sparse=sparse and weight.sparse)
 
 
 def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeight, Tensor, Tensor]]:
@@ -91,6 +98,7 @@ def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeigh
 
 def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
     """The configuration that the importer reads."""
+    sparsity = {"weight_sparsity": SPARSITY} if config.sparse else {}
     return {
         "architectures": ["TritloomForCausalLM"],
         "model_type": "tritloom",
@@ -109,6 +117,7 @@ def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
         "use_parallel_residual": config.parallel_residual,
         "embed_planes": 3,
         "head_planes": 2,
+        **sparsity,
         "norm_gain": False,
         "residual_fraction": RESIDUAL_FRACTION,
         "tie_word_embeddings": False,

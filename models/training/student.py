@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 LOG2_E = math.log2(math.e)
 ACTIVATION_MAX = 127
-# Steps that cover about three standard deviations of a normal weight with 27 and with 9 levels.
-EMBED_LIMIT, EMBED_STEP_PER_MEAN = 13, 0.28
-HEAD_LIMIT, HEAD_STEP_PER_MEAN = 4, 0.65
+EMBED_LIMIT, HEAD_LIMIT, TERNARY_LIMIT = 13, 4, 1
+SPARSE_GROUP = 4
+# Step of a tensor by largest integer and sparsity, in mean magnitudes of its weights. One trit: BitNet's absmean. More
+# levels: they cover about three standard deviations of a normal weight. Sparse: the sorted magnitudes of a group fit best.
+STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD_LIMIT, False): 0.65,
+                 (HEAD_LIMIT, True): 0.41, (EMBED_LIMIT, False): 0.28}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class StudentConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     parallel_residual: bool = True
+    sparse: bool = False        # one zero in each four weights of a row of a plane, but for the embedding
 
 
 def product_type() -> torch.dtype:
@@ -50,17 +54,39 @@ def round_ste(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-class QuantisedWeight(nn.Module):
-    """Integers in -limit..limit times one step per tensor.
+def one_zero_in_four(scaled: Tensor, limit: int) -> Tensor:
+    """Nearest integers whose trit planes each have exactly one zero in four neighbours of a row.
 
-    While training, the step is ``step_per_mean`` times the mean magnitude of the float weight
-    (BitNet's absmean for trits) and the integers pass their gradient straight through. After
+    scaled [rows, columns], columns a multiple of four; `TERNARY_LIMIT` for one plane, `HEAD_LIMIT` for two
+    (``3 * high + low``).
+    """
+    groups = scaled.unflatten(-1, (-1, SPARSE_GROUP))
+    sign, size = torch.where(groups < 0, -1.0, 1.0), groups.abs()
+    place = torch.arange(SPARSE_GROUP)
+    if limit == TERNARY_LIMIT:
+        return (sign * (size.argmin(-1, keepdim=True) != place)).flatten(-2)
+    both = torch.where(size < 3, 2.0, 4.0)                                      # neither plane is zero
+    errors = [(size - level).square() for level in (both, 3.0, 1.0, 0.0)]      # then low, high, both
+    low, high, zero = (error - errors[0] for error in errors[1:])
+    same = torch.diag_embed(zero - low - high)
+    pairs = low.unsqueeze(-1) + high.unsqueeze(-2) + same                      # by place of low's and of high's zero
+    best = pairs.flatten(-2).argmin(-1, keepdim=True)
+    low_zero, high_zero = best // SPARSE_GROUP == place, best % SPARSE_GROUP == place
+    magnitude = torch.where(low_zero, torch.where(high_zero, 0.0, 3.0), torch.where(high_zero, 1.0, both))
+    return (sign * magnitude).flatten(-2)
+
+
+class QuantisedWeight(nn.Module):
+    """Integers in -limit..limit times one step per tensor, or with ``sparse`` those of `one_zero_in_four`.
+
+    While training, the step is `STEP_PER_MEAN` times the mean magnitude of the float weight
+    and the integers pass their gradient straight through. After
     ``freeze`` the weight holds the integers of an exported tensor and the step is its scale.
     """
 
-    def __init__(self, rows: int, columns: int, limit: int, step_per_mean: float, spread: float) -> None:
+    def __init__(self, rows: int, columns: int, limit: int, spread: float, *, sparse: bool = False) -> None:
         super().__init__()
-        self.limit, self.step_per_mean = limit, step_per_mean
+        self.limit, self.sparse = limit, sparse
         self.weight = nn.Parameter(torch.randn(rows, columns) * spread)
         self.frozen_step: Tensor | None = None
 
@@ -68,9 +94,12 @@ class QuantisedWeight(nn.Module):
         """(integers [rows, columns] as float, step as a 0-d tensor)."""
         if self.frozen_step is not None:
             return self.weight, self.frozen_step
-        step = self.weight.detach().abs().mean().clamp(min=1e-8) * self.step_per_mean
+        step = self.weight.detach().abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
         scaled = self.weight / step
-        return scaled + (scaled.clamp(-self.limit, self.limit).round() - scaled).detach(), step
+        with torch.no_grad():
+            nearest = (one_zero_in_four(scaled, self.limit) if self.sparse
+                       else scaled.clamp(-self.limit, self.limit).round())
+        return scaled + (nearest - scaled).detach(), step
 
     def freeze(self, integers: Tensor, step: Tensor) -> None:
         """Replace the float weight by exported integers and their scale."""
@@ -78,25 +107,27 @@ class QuantisedWeight(nn.Module):
         self.frozen_step = step
 
     @torch.no_grad()
-    def start_from(self, integers: Tensor, step: Tensor) -> None:
+    def start_from(self, integers: Tensor, step: Tensor, *, sparse: bool) -> None:
         """Take float weights that quantise to these integers, to train on from them.
 
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
         can move as many weights across a threshold as it could in the run that made the integers. Then one
-        factor for the whole tensor brings the step back to that of the integers.
+        factor for the whole tensor brings the step back to that of the integers. ``sparse`` says what that run
+        made; sparse weights may start from others.
         """
-        spread = 1 / (self.step_per_mean * math.sqrt(2 / math.pi))   # of the float weight, in steps
+        step_per_mean = STEP_PER_MEAN[self.limit, sparse]
+        spread = 1 / (step_per_mean * math.sqrt(2 / math.pi))   # of the float weight, in steps
         low, high = integers - 0.5, integers + 0.5
         low = torch.where(integers == -self.limit, -math.inf, low)
         high = torch.where(integers == self.limit, math.inf, high)
         below, above = (torch.special.ndtr(edge / spread) for edge in (low, high))
         drawn = spread * torch.special.ndtri(below + (above - below) * torch.rand(integers.shape).clamp(0.01, 0.99))
-        self.weight.copy_(drawn * step / (drawn.abs().mean() * self.step_per_mean))
+        self.weight.copy_(drawn * step / (drawn.abs().mean() * step_per_mean))
 
 
-def ternary(rows: int, columns: int, gain: float = 1.0) -> QuantisedWeight:
-    """One trit plane: BitNet b1.58."""
-    return QuantisedWeight(rows, columns, 1, 1.0, gain / math.sqrt(columns))
+def ternary(rows: int, columns: int, gain: float = 1.0, *, sparse: bool = False) -> QuantisedWeight:
+    """One trit plane: BitNet b1.58, or 3:4-sparse."""
+    return QuantisedWeight(rows, columns, TERNARY_LIMIT, gain / math.sqrt(columns), sparse=sparse)
 
 
 def quantise_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,13 +168,13 @@ class Block(nn.Module):
         self.config = config
         d, ff = config.hidden_size, config.intermediate_size
         q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = ternary(q_rows, d)
-        self.k_proj = ternary(kv_rows, d)
-        self.v_proj = ternary(kv_rows, d)
-        self.o_proj = ternary(d, q_rows, 0.5)
-        self.gate_proj = ternary(ff, d)
-        self.up_proj = ternary(ff, d)
-        self.down_proj = ternary(d, ff, 0.5)
+        self.q_proj = ternary(q_rows, d, sparse=config.sparse)
+        self.k_proj = ternary(kv_rows, d, sparse=config.sparse)
+        self.v_proj = ternary(kv_rows, d, sparse=config.sparse)
+        self.o_proj = ternary(d, q_rows, 0.5, sparse=config.sparse)
+        self.gate_proj = ternary(ff, d, sparse=config.sparse)
+        self.up_proj = ternary(ff, d, sparse=config.sparse)
+        self.down_proj = ternary(d, ff, 0.5, sparse=config.sparse)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
@@ -186,8 +217,8 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         vocab, d = config.vocab_size, config.hidden_size
-        self.embed = QuantisedWeight(vocab, d, EMBED_LIMIT, EMBED_STEP_PER_MEAN, 1.0)
-        self.head = QuantisedWeight(vocab, d, HEAD_LIMIT, HEAD_STEP_PER_MEAN, 0.25 / math.sqrt(d))
+        self.embed = QuantisedWeight(vocab, d, EMBED_LIMIT, 1.0)
+        self.head = QuantisedWeight(vocab, d, HEAD_LIMIT, 0.25 / math.sqrt(d), sparse=config.sparse)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
         angle = torch.outer(torch.arange(config.context).float(), frequency)  # [context, D/2]

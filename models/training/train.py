@@ -51,6 +51,7 @@ class Options(Rates):
     opening_share: float = 0.25
     sampled_streams: int = 1024
     start: str = ""
+    sparse: bool = False
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used."""
@@ -63,7 +64,7 @@ class Run:
     def __init__(self, options: Options) -> None:
         self.options = options
         torch.manual_seed(options.seed)
-        self.model = Student(StudentConfig())
+        self.model = Student(StudentConfig(sparse=options.sparse))
         if options.start:
             start_from(self.model, Path(options.start))
         self.optimisers = StudentOptimisers(self.model, options)
@@ -217,6 +218,7 @@ def main(
         int, typer.Option(help="Streams of 512 tokens that the teacher samples; 0.8 MB of memory each.")
     ] = Options.sampled_streams,
     start: Annotated[str, typer.Option(help="Folder of a published model of this shape to train on from.")] = "",
+    sparse: Annotated[bool, typer.Option(help="One zero in each four weights: the 3:4-sparse twin.")] = False,
 ) -> None:
     """Train the ternary student and publish it."""
     torch.set_num_threads(threads)
@@ -225,7 +227,7 @@ def main(
     options = Options(
         seed=seed, steps=steps, minutes=minutes,
         matrix_lr=matrix_lr, label_share=label_share, sampled_share=sampled_share,
-        sampled_streams=sampled_streams, start=start,
+        sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
     run = Run.resume(state) if resume else Run(options)
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
