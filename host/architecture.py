@@ -43,7 +43,8 @@ HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be
 MAX_RATIO = 64
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-NAMES = ("activation", "mixer", "is_parallel")
+NAMES = ("activation", "mixer", "is_parallel", "is_sparse")
+SPARSITY = "3:4"        # of four neighbours in a row three are not zero
 OPTIONAL = (*NAMES, "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
@@ -110,6 +111,10 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if parallel not in ((False, True) if own else (False,)) or (parallel and activation != "relu2"):
         objections.append(f"use_parallel_residual is {_show(parallel)} (supported: False"
                           f"{', and True with hidden_act relu2' if own else ''})")
+    sparsity = config.get("weight_sparsity")
+    values["is_sparse"] = own and sparsity == SPARSITY
+    if own and sparsity not in (None, SPARSITY):
+        objections.append(f"weight_sparsity is {_show(sparsity)} (supported: {SPARSITY!r})")
     interleaved = config.get("rope_interleaved", None if own else False)
     if type(interleaved) is not bool:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")

@@ -18,6 +18,7 @@ class Shape:
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
     ``down``.
     ``is_parallel`` : attention and feed-forward read the same normed vector, and both add to the residual stream.
+    ``is_sparse`` : exactly one in each four weights of a row is zero, in every trit plane but those of the embedding.
     """
 
     hidden: int
@@ -37,6 +38,7 @@ class Shape:
     activation: str = "relu2"
     mixer: str = "attention"
     is_parallel: bool = False
+    is_sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,29 @@ def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic"
                          planes: int = 1) -> Checkpoint:
     """A checkpoint of random trits, or planes of them, with scales that keep activations in a natural range."""
     rng = np.random.default_rng(seed)
+    random = _random_sparse if shape.is_sparse else _random_integers
     embed_limit, head_limit = 3**shape.embed_planes // 2, 3**shape.head_planes // 2
-    embed = rng.integers(-embed_limit, embed_limit + 1, (shape.vocab, shape.hidden), np.int8)
-    head = rng.integers(-head_limit, head_limit + 1, (shape.vocab, shape.hidden), np.int8)
+    embed = _random_integers(rng, (shape.vocab, shape.hidden), shape.embed_planes)
+    head = random(rng, (shape.vocab, shape.hidden), shape.head_planes)
     tensors = {"embed": Tensor(embed, 1 / embed_limit, shape.embed_planes),
                "head": Tensor(head, 2 / shape.hidden**0.5 / head_limit, shape.head_planes)}
     for layer in range(shape.layers):
         for key, (rows, columns) in layer_shapes(shape).items():
             limit = 3**planes // 2
-            integers = rng.integers(-limit, limit + 1, (rows, columns), np.int8)
+            integers = random(rng, (rows, columns), planes)
             tensors[f"{layer}.{key}"] = Tensor(integers, 1.2 / columns**0.5 / limit, planes)
     return Checkpoint(name, shape, tensors, tokenizer)
+
+
+def _random_integers(rng: np.random.Generator, size: tuple[int, int], planes: int) -> np.ndarray:
+    """All that so many trit planes can hold, int8."""
+    limit = 3**planes // 2
+    return rng.integers(-limit, limit + 1, size, np.int8)
+
+
+def _random_sparse(rng: np.random.Generator, size: tuple[int, int], planes: int) -> np.ndarray:
+    """Integers, int8, of whose planes each has one zero in four neighbours of a row."""
+    trits = rng.choice(np.array([-1, 1], np.int8), (planes, *size))
+    groups = trits.reshape(-1, 4)
+    groups[np.arange(len(groups)), rng.integers(0, 4, len(groups))] = 0
+    return np.einsum("p,pij->ij", 3 ** np.arange(planes), trits).astype(np.int8)

@@ -48,7 +48,7 @@ notes = Console(stderr=True)
 Model = Annotated[Path | None, typer.Option("--model", show_default="the configuration's own",
                                             help="Model directory, or an image file.")]
 Config = Annotated[str | None, typer.Option("--config", show_default="the smallest for the model, or resident",
-                                            help="Configuration: nano, tiny, resident, stream, llama, or hgrn.")]
+                                            help=f"Configuration: {', '.join(SIMULATED_CONFIGS)}.")]
 Sim = Annotated[bool, typer.Option("--sim", help="Run on the simulated chip.")]
 Speculate = Annotated[Literal["off", "lookup", "draft"], typer.Option(
     help="Who proposes tokens for idle slots: the text so far, or that and the draft model. The text stays the same.")]

@@ -48,7 +48,7 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
         if len(tiles) > config.weight_depth:
             raise TritloomError(f"{checkpoint.name} needs {len(tiles)} weight tiles, {config.name} holds "
                                 f"{config.weight_depth}; use the stream configuration or a smaller model")
-        sections["weights"] = codes_to_words(relative_signs(to_codes(tiles))).reshape(len(tiles), -1)
+        sections["weights"] = codes_to_words(relative_signs(to_codes(tiles, config.code_trits))).reshape(len(tiles), -1)
     else:
         stream = to_base3(tiles)
         sections["stream"] = np.pad(stream, (0, -len(stream) % 4), constant_values=121)

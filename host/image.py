@@ -99,7 +99,13 @@ class Image:
             offset += array.nbytes
         return {
             "model": self.model, "config": asdict(self.config), "geometry": self.geometry, "image_id": self.image_id,
-            "encoding": "codes5" if "weights" in self.sections else "base3", "sections": entries}
+            "encoding": self._encoding, "sections": entries}
+
+    @property
+    def _encoding(self) -> str:
+        if "weights" not in self.sections:
+            return "base3"
+        return "codes5 of four trits" if self.config.is_sparse else "codes5"
 
     def save(self, path: str | Path) -> None:
         """Write atomically: a temporary file beside the target, then a rename."""
@@ -163,7 +169,7 @@ class Image:
         c = self.config
         if "weights" in self.sections:
             words = self.sections["weights"].reshape(-1, c.rows, c.row_words)
-            return from_codes(absolute_signs(words_to_codes(words, c.codes)), c.columns)
+            return from_codes(absolute_signs(words_to_codes(words, c.codes)), c.columns, c.code_trits)
         trits = from_base3(self.sections["stream"])
         count = len(trits) // (c.rows * c.columns)
         return trits[: count * c.rows * c.columns].reshape(count, c.rows, c.columns)
@@ -180,7 +186,9 @@ class Image:
             block = tiles[start : start + count].reshape(op.groups, op.planes, op.blocks, *tiles.shape[1:])
             power = 3 ** np.arange(op.planes - 1, -1, -1)
             combined = np.einsum("p,gpbrc->grbc", power, block.astype(np.int64))
-            out[index] = combined.reshape(op.groups * tiles.shape[1], -1).astype(np.float64)
+            matrix = combined.reshape(op.groups * tiles.shape[1], -1).astype(np.float64)
+            matrix[:, matrix.shape[1] - op.unfilled * self.config.lanes :] = 0
+            out[index] = matrix
         return out
 
     def load_words(self) -> Iterator[tuple[Space, int, np.ndarray]]:

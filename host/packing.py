@@ -2,36 +2,51 @@
 
 import numpy as np
 
-from rtl.config import CODE_BITS, CODE_TRITS, SIGN, WORD_BITS, sign_reference
+from rtl.config import CODE_BITS, CODE_INDICES, CODE_TERMS, SIGN, WORD_BITS, entry_trits, sign_reference
 
 BASE3_TRITS = 5
 
 
-def to_codes(trits: np.ndarray) -> np.ndarray:
-    """Table codes of trits [..., columns]: uint8 [..., ceil(columns/3)].
+def to_codes(trits: np.ndarray, code_trits: int = CODE_TERMS) -> np.ndarray:
+    """Table codes of trits [..., columns]: uint8 [..., ceil(columns/code_trits)], see `rtl.config.entry_trits`.
 
-    Three trits are the balanced-ternary number ``v = t0 + 3*t1 + 9*t2``; the code is ``sign << 4 | abs(v)``.
+    Raises
+    ------
+    ValueError: four trits of a code have not exactly one zero.
     """
     columns = trits.shape[-1]
-    padding = [(0, 0)] * (trits.ndim - 1) + [(0, -columns % CODE_TRITS)]
-    groups = np.pad(trits.astype(np.int8), padding).reshape(*trits.shape[:-1], -1, CODE_TRITS)
-    value = groups @ np.array([1, 3, 9], np.int8)
-    return np.where(value < 0, 1 << CODE_BITS - 1, 0).astype(np.uint8) | np.abs(value).astype(np.uint8)
+    padding = [(0, 0)] * (trits.ndim - 1) + [(0, -columns % code_trits)]
+    groups = np.pad(trits.astype(np.int8), padding).reshape(*trits.shape[:-1], -1, code_trits)
+    if code_trits == CODE_TERMS:
+        value = groups @ np.array([1, 3, 9], np.int8)
+        return np.where(value < 0, 1 << SIGN, 0).astype(np.uint8) | np.abs(value).astype(np.uint8)
+    if not is_sparse(groups):
+        raise ValueError("each four trits of a code must have exactly one zero")
+    zero = np.argmin(np.abs(groups), -1)
+    terms = np.argsort(groups == 0, -1, kind="stable")[..., :CODE_TERMS]       # columns of the three that are not zero
+    negative = np.take_along_axis(groups, terms, -1) < 0
+    relative = negative[..., :2] != negative[..., 2:]
+    return (zero | relative[..., 0] << 2 | relative[..., 1] << 3 | negative[..., 2] << SIGN).astype(np.uint8)
 
 
-def from_codes(codes: np.ndarray, columns: int) -> np.ndarray:
+def is_sparse(trits: np.ndarray) -> bool:
+    """Whether trits [..., 4 * n] have exactly one zero in each four."""
+    return bool(((trits.reshape(*trits.shape[:-1], -1, 4) == 0).sum(-1) == 1).all())
+
+
+def from_codes(codes: np.ndarray, columns: int, code_trits: int = CODE_TERMS) -> np.ndarray:
     """Trits int8 [..., columns] of table codes; the inverse of `to_codes`.
 
     Raises
     ------
-    ValueError: an index is not one of the 14 canonical sums.
+    ValueError: an index stands for no trits.
     """
-    index = (codes & (1 << CODE_BITS - 1) - 1).astype(np.int8)
-    if index.max(initial=0) > 13:
+    index = codes & (1 << SIGN) - 1
+    table = np.array([entry_trits(entry, code_trits) for entry in range(CODE_INDICES[code_trits])], np.int8)
+    if index.max(initial=0) >= len(table):
         raise ValueError("weights hold a code that is not ternary: the image is damaged, compile it again")
-    value = np.where(codes >> CODE_BITS - 1, -index, index) + 13
-    digits = np.stack([value % 3, value // 3 % 3, value // 9], -1) - 1
-    return digits.astype(np.int8).reshape(*codes.shape[:-1], -1)[..., :columns]
+    trits = table[index] * np.where(codes >> SIGN, -1, 1).astype(np.int8)[..., None]
+    return trits.reshape(*codes.shape[:-1], -1)[..., :columns]
 
 
 def relative_signs(codes: np.ndarray) -> np.ndarray:

@@ -96,7 +96,10 @@ class Layout:
 
 
 def _check_units(shape: Shape, config: Config) -> None:
-    """Units that the model needs are there, and built for its heads."""
+    """Units that the model needs are there, and built for its heads and weights."""
+    if config.is_sparse and not shape.is_sparse:
+        raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use another "
+                            "configuration")
     if shape.mixer == "hgrn" and not config.has_recurrence:
         raise TritloomError(f"the model mixes tokens by the recurrence hgrn, {config.name} by attention only; use a "
                             "configuration with has_recurrence")
@@ -135,7 +138,8 @@ class ProgramBuilder:
 
     def matvec(self, block: Block, *, source: int, destination: int, fill: bool, peak: int, wait: Unit) -> None:
         self._append(Opcode.MATVEC, wait, src=source, blocks=block.blocks, fill=int(fill), groups=block.groups,
-                     planes=block.planes, dst=destination, shift=block.shift, rd=peak, address=block.address)
+                     planes=block.planes, dst=destination, shift=block.shift, rd=peak, address=block.address,
+                     unfilled=block.unfilled)
 
     def attend(self, slot: int, heads: int, wait: Unit) -> None:
         self._append(Opcode.ATTEND, wait, slot=slot, rd=heads)

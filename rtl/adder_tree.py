@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from rtl.carry_chain import check_primitives, connect_adder, place_adders
-from rtl.config import ACTIVATION_BITS, CODE_TRITS, GROUP_CODES
+from rtl.config import ACTIVATION_BITS, CODE_TERMS, GROUP_CODES
 from rtl.timing import tree_levels
 
 ACTIVATION_MAX = (1 << ACTIVATION_BITS - 1) - 1
@@ -15,7 +15,7 @@ ACTIVATION_MAX = (1 << ACTIVATION_BITS - 1) - 1
 
 def sum_bits(codes: int) -> int:
     """Bits of a signed sum of ``codes`` table values."""
-    return (CODE_TRITS * ACTIVATION_MAX * codes).bit_length() + 1
+    return (CODE_TERMS * ACTIVATION_MAX * codes).bit_length() + 1
 
 
 @dataclass

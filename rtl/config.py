@@ -5,20 +5,21 @@ Vectors are stored in beats: element ``i`` is lane ``i % lanes`` of beat ``i // 
 """
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil, gcd
 
 ELEMENT_BITS = 18          # vector element, signed; the native operand width of an ECP5 multiplier
 QKV_FRACTION = 10          # fraction bits of queries, keys and values before block floating point
 SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
 SCORE_BITS = 21            # of a score, signed: up to 1,024 units, more than any softmax can tell apart
-CODE_TRITS = 3             # trits per table code
-CODE_BITS = 5              # a sign and a 4-bit index into the 14 canonical sums
+CODE_TERMS = 3             # activations that a table code adds at most
+CODE_BITS = 5              # a sign and a 4-bit index into the sums of these
+CODE_INDICES = {3: 14, 4: 16}   # how many of these indices codes of so many trits use
 SIGN = CODE_BITS - 1       # position of the sign
 GROUP_CODES = 7            # codes that the adder tree joins before others, with relative signs
 WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
-PROGRAM_VERSION = 2        # of what the words of a program mean
+PROGRAM_VERSION = 3        # of what the words of a program mean
 ADDRESS_BITS = 8           # of a beat that a vector operation reads or writes
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 DRAFT_TOKENS = 4           # the longest context that the drafter knows tokens after
@@ -49,6 +50,19 @@ def sign_reference(code: int) -> int:
     sign of the whole. Inside each group of seven codes these come with the tile, so the tree has no gates there.
     """
     return code - code % GROUP_CODES + (code % GROUP_CODES & code % GROUP_CODES - 1)
+
+
+def entry_trits(entry: int, code_trits: int) -> list[int]:
+    """Trits of the canonical code with this index, whose last trit that is not zero is 1.
+
+    Three trits of any value are the balanced-ternary number ``entry``. Of four the one at ``entry % 4`` is zero, and
+    the bits above say which of the first two others are -1.
+    """
+    if code_trits == CODE_TERMS:
+        return [(entry + 13) // 3**place % 3 - 1 for place in range(code_trits)]
+    signs = [1 - 2 * (entry >> 2 & 1), 1 - 2 * (entry >> 3 & 1), 1]
+    zero = entry % code_trits
+    return [*signs[:zero], 0, *signs[zero:]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,8 @@ class Config:
     draft_sets : sets of the drafter's learned table, ``DRAFT_WAYS`` contexts each; a power of two (0: no drafter).
     bank_beats : beats at the end of vector memory that only the vector unit writes, while the engine may write the
         others (0: one writes at a time).
+    code_trits : weights of a table code: 3, each of any value, or 4 of which exactly one is zero (3:4-sparse; block RAM
+        only).
     """
 
     name: str
@@ -117,6 +133,7 @@ class Config:
     block_slots: int = 0
     draft_sets: int = 0
     bank_beats: int = 0
+    code_trits: int = CODE_TERMS
 
     def __post_init__(self) -> None:
         if self.rows // self.part > self.lanes // self.part:
@@ -140,6 +157,10 @@ class Config:
                              "two, the former smaller")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
+        if self.code_trits not in (CODE_TERMS, CODE_TERMS + 1):
+            raise ValueError(f"code_trits must be {CODE_TERMS} or {CODE_TERMS + 1}, got {self.code_trits}")
+        if self.is_sparse and (self.weight_source != "ebr" or self.columns % self.code_trits):
+            raise ValueError(f"code_trits {self.code_trits} needs weight_source ebr and a multiple of it as columns")
         if self.slots < 1:
             raise ValueError(f"slots must be positive, got {self.slots}")
         if self.slots > 1 and (self.weight_source, self.rows, self.block_beats) != ("sdram", 1, 1):
@@ -156,8 +177,13 @@ class Config:
 
     @property
     def codes(self) -> int:
-        """Table codes per tile row (the last may cover fewer than three columns)."""
-        return ceil(self.columns / CODE_TRITS)
+        """Table codes per tile row (the last of three trits may cover fewer columns)."""
+        return ceil(self.columns / self.code_trits)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether exactly one in each four weights is zero, so that no code stands for nothing."""
+        return self.code_trits > CODE_TERMS
 
     @property
     def row_words(self) -> int:
@@ -167,7 +193,7 @@ class Config:
     @property
     def macs(self) -> int:
         """Ternary multiply-accumulates per clock, in all slots."""
-        return self.rows * self.codes * CODE_TRITS if self.slots == 1 else self.slots * self.columns
+        return self.rows * self.codes * self.code_trits if self.slots == 1 else self.slots * self.columns
 
     @property
     def accumulator_bits(self) -> int:
@@ -268,6 +294,9 @@ RESIDENT = Config(
     kv_slots=4, vocab=512, embed_beats=8, embed_planes=3, program_depth=512, sampler_lanes=4, stream_fifo_words=0,
     bank_beats=16)
 
+# For weights of which one in four is zero: an engine of the same tiles with a quarter fewer codes.
+SPARSE = replace(RESIDENT, name="sparse", code_trits=4)
+
 STREAM = Config(
     name="stream", lanes=20, block_beats=1, rows=1, table_blocks=64, weight_source="sdram", weight_planes=3,
     weight_depth=0, vector_depth=252, activation_depth=64, head_dim=20, word_beats=1, query_groups=2, context=256,
@@ -300,5 +329,5 @@ HGRN = Config(
     gain_rows=72, has_silu=True, has_recurrence=True)
 
 # Least capable first: the first that holds a model is the smallest.
-CONFIGS = {config.name: config for config in (NANO, TINY, RESIDENT, STREAM)}
+CONFIGS = {config.name: config for config in (NANO, TINY, SPARSE, RESIDENT, STREAM)}
 SIMULATED_CONFIGS = CONFIGS | {config.name: config for config in (LLAMA, HGRN)}

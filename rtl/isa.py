@@ -101,7 +101,7 @@ FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.END: (),
     Opcode.EMBED: (("dst", 8), ("beats", 7), ("ra", 5), ("rd", 5), ("row", 16), ("fixed", 1)),
     Opcode.MATVEC: (("src", 8), ("blocks", 7), ("fill", 1), ("groups", 12), ("planes", 3), ("dst", 8),
-                    ("shift", 4), ("rd", 5), ("address", 12)),
+                    ("shift", 4), ("rd", 5), ("address", 11), ("unfilled", 3)),
     Opcode.VECTOR: (("fn", 3), ("target", 3), ("src", 8), ("src2", 8), ("dst", 8), ("beats", 7), ("ra", 5),
                     ("rb", 5), ("rc", 5), ("rd", 5), ("segmented", 1)),
     Opcode.SCALAR: (("fn", 2), ("ra", 5), ("rb", 5), ("rd", 5), ("mantissa", 16), ("exponent", 9)),

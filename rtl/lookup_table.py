@@ -1,4 +1,4 @@
-"""Lookup tables of sums of three activations, and the circuit that fills all of them at once."""
+"""Lookup tables of sums of activations, and the circuit that fills all of them at once."""
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -8,10 +8,10 @@ from amaranth.utils import ceil_log2
 
 from rtl.adder_tree import sum_bits
 from rtl.carry_chain import check_primitives, connect_adder, place_adders
-from rtl.config import ACTIVATION_BITS, CODE_BITS, CODE_TRITS
+from rtl.config import ACTIVATION_BITS, CODE_BITS, CODE_TERMS, entry_trits
 from rtl.op_layout import int8s, write_port
 from rtl.register_copy import RegisterCopy
-from rtl.timing import TABLE_ENTRIES, table_latency
+from rtl.timing import TABLE_ENTRIES, table_cycles, table_latency
 
 INDEX_BITS = CODE_BITS - 1
 FILL_FAN_OUT = 14               # tables that share one copy of what steers their filling
@@ -22,12 +22,6 @@ def block_shape(table_blocks: int) -> int:
     return max(1, ceil_log2(table_blocks))
 
 
-def trit_is(entry: Value, place: int, *trits: int) -> Value:
-    """Whether the trit at ``place`` of a table entry is one of ``trits``; zero for no entry."""
-    wanted = (number for number in range(1, TABLE_ENTRIES + 1) if (number + 13) // 3**place % 3 - 1 in trits)
-    return Cat(entry == number for number in wanted).any()
-
-
 def table_write_port(codes: int, table_blocks: int) -> Signature:
     """Port that writes one entry of every table, as seen by the writer; data follow address and enable by a cycle."""
     return Signature({"enable": Out(1), "address": Out(INDEX_BITS + ceil_log2(table_blocks)),
@@ -35,7 +29,7 @@ def table_write_port(codes: int, table_blocks: int) -> Signature:
 
 
 class LookupTable(wiring.Component):
-    """Sums of three activations by code index, for every column block: 16 entries each.
+    """Sums of activations by code index, for every column block: 16 entries each.
 
     Latency: write one cycle; read ``table_latency(table_blocks)`` cycles: none from distributed RAM, which holds one
     block, two from block RAM.
@@ -90,12 +84,12 @@ class LookupTable(wiring.Component):
 class TableFill(wiring.Component):
     """Holds activations and turns column blocks of them into table entries.
 
-    For each block it reads ``block_beats`` beats, then writes entries 1 to 13 of all tables, one per clock; entry 0
-    is zero and stays so. Entry ``n`` of the table of columns (a, b, c) is ``t0*a + t1*b + t2*c`` where
-    ``n = t0 + 3*t1 + 9*t2`` and the t are -1, 0 or 1. The next block is read while the last entry is computed.
+    For each block it reads ``block_beats`` beats, then writes the entries of all tables, one per clock: 1 to 13, while
+    entry 0 is zero and stays so, or with ``code_trits`` 4 all 16, entry 0 last. An entry is the sum of the activations
+    of its columns, each times one of its `entry_trits`. The next block is read while the last entry is computed.
 
-    Latency: ``done`` is high in cycle ``blocks * (block_beats + 13)`` after that of ``start``; tables may be read
-    from four cycles after ``done``.
+    Latency: ``done`` is high in cycle ``blocks * (block_beats + table_cycles(code_trits))`` after that of ``start``;
+    tables may be read from four cycles after ``done``.
 
     Parameters
     ----------
@@ -103,6 +97,7 @@ class TableFill(wiring.Component):
     block_beats : beats per column block.
     table_blocks : column blocks that the tables hold.
     depth : beats of the activation buffer.
+    code_trits : columns of a table.
     primitives : see `GatedAdder`.
 
     Members
@@ -111,6 +106,7 @@ class TableFill(wiring.Component):
     start : takes ``source`` and ``blocks``.
     source : first beat.
     blocks : column blocks to load, at least one.
+    unfilled : last beats of the last block that count as zero; with ``code_trits`` 4 only, whose codes cannot say so.
     done : the last beat and step are under way.
     write : entries.
 
@@ -119,7 +115,8 @@ class TableFill(wiring.Component):
     ValueError: a size below one, or unknown primitives.
     """
 
-    def __init__(self, *, lanes: int, block_beats: int, table_blocks: int, depth: int, primitives: str) -> None:
+    def __init__(self, *, lanes: int, block_beats: int, table_blocks: int, depth: int, code_trits: int,
+                 primitives: str) -> None:
         for name, size in (("lanes", lanes), ("block_beats", block_beats), ("table_blocks", table_blocks)):
             if size < 1:
                 raise ValueError(f"{name} must be positive, got {size}")
@@ -127,16 +124,18 @@ class TableFill(wiring.Component):
             raise ValueError(f"depth {depth} must be at least block_beats {block_beats}")
         check_primitives(primitives)
         self._lanes, self._block_beats, self._table_blocks = lanes, block_beats, table_blocks
-        self._depth, self._primitives = depth, primitives
-        self._codes = -(-lanes * block_beats // CODE_TRITS)
+        self._depth, self._code_trits, self._primitives = depth, code_trits, primitives
+        self._codes = -(-lanes * block_beats // code_trits)
         super().__init__({
             "activation": In(write_port(int8s(lanes), ceil_log2(depth))),
-            "start": In(1), "source": In(ceil_log2(depth)), "blocks": In(ceil_log2(table_blocks + 1)), "done": Out(1),
+            "start": In(1), "source": In(ceil_log2(depth)), "blocks": In(ceil_log2(table_blocks + 1)),
+            "unfilled": In(range(block_beats)), "done": Out(1),
             "write": Out(table_write_port(self._codes, table_blocks))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        beats, period = self._block_beats, self._block_beats + TABLE_ENTRIES
+        beats, entries = self._block_beats, TABLE_ENTRIES[self._code_trits]
+        period = beats + table_cycles(self._code_trits)
         m.submodules.buffer = buffer = Memory(
             shape=int8s(self._lanes), depth=self._depth, init=[],
             attrs={"ram_style": "block", "no_rw_check": 1})
@@ -161,44 +160,75 @@ class TableFill(wiring.Component):
 
         with m.If(reading):
             m.d.sync += beat_data.eq(read.data)
+            if self._code_trits > CODE_TERMS:
+                with m.If((block == blocks - 1) & (phase >= beats - self.unfilled)):
+                    m.d.sync += beat_data.eq(0)
         capture = Signal(beats)
         m.d.sync += capture.eq(Mux(reading, 1 << phase[: ceil_log2(beats)], 0) if beats > 1 else reading)
-        activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * CODE_TRITS), reset_less=True)
+        activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * self._code_trits), reset_less=True)
         for index in range(beats):
             with m.If(capture[index]):
                 for lane in range(self._lanes):
                     m.d.sync += activations[index * self._lanes + lane].eq(beat_data[lane])
 
-        step = Signal(INDEX_BITS)
-        m.d.comb += step.eq(Mux(active_next & (phase_next >= beats), phase_next - (beats - 1), 0))
+        step = Signal(range(entries + 1))
+        before = period - entries - 1
+        m.d.comb += step.eq(Mux(active_next & (phase_next > before), phase_next - before, 0))
         self._entries(m, step, block, activations)
         return m
 
     def _entries(self, m: Module, step: Signal, block: Signal, activations: data.View) -> None:
-        """Compute every table's entry ``step`` of a cycle before: ``t2*c``, then ``+ t1*b``, then ``+ t0*a``."""
-        second_step, first_step = Signal(INDEX_BITS), Signal(INDEX_BITS)
-        address = Signal.like(self.write.address)
+        """Compute every table's entry of step ``step``, 0 for none: the last term, then plus the second, the first."""
+        second_step, first_step = Signal.like(step), Signal.like(step)
+        writes, address = Signal(), Signal.like(self.write.address)
         m.d.sync += [
-            second_step.eq(step), first_step.eq(second_step),
-            address.eq(Mux(second_step == 0, 0, second_step | block << INDEX_BITS)),
-            self.write.address.eq(address), self.write.enable.eq(address[:INDEX_BITS].any())]
-        controls = Cat(trit_is(step, 2, 1), trit_is(second_step, 1, 1, -1), trit_is(second_step, 1, -1),
-                       trit_is(first_step, 0, 1, -1), trit_is(first_step, 0, -1))
+            second_step.eq(step), first_step.eq(second_step), writes.eq(second_step.any()),
+            address.eq(second_step[:INDEX_BITS] | block << INDEX_BITS),
+            self.write.address.eq(address), self.write.enable.eq(writes)]
+        terms = self._terms(step, second_step, first_step)
         pairs = place_adders(m, "pair", [ACTIVATION_BITS + 1] * self._codes, primitives=self._primitives)
         sums = place_adders(m, "entry", [sum_bits(1)] * self._codes, primitives=self._primitives)
         for code, (pair, entry_adder) in enumerate(zip(pairs, sums, strict=True)):
             if code % FILL_FAN_OUT == 0:
                 m.submodules[f"controls_{code}"] = copy = RegisterCopy(
-                    width=len(controls), primitives=self._primitives)
-                m.d.comb += copy.i.eq(controls)
-                third_gate, second_gate, second_negative, first_gate, first_negative = copy.o
-            a, b, c = (activations[code * CODE_TRITS + index] for index in range(CODE_TRITS))
+                    width=len(terms), primitives=self._primitives)
+                m.d.comb += copy.i.eq(terms)
+                third_pick, second_pick, second_negative, first_pick, first_negative = copy.o
+            columns = [activations[code * self._code_trits + index] for index in range(self._code_trits)]
             third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}", reset_less=True)
             pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}", reset_less=True)
             entry = Signal(signed(sum_bits(1)), name=f"entry_{code}", reset_less=True)
-            m.d.comb += connect_adder(pair, third, b, gate=second_gate, negative=second_negative,
+            if self._code_trits == CODE_TERMS:
+                first, second, last = columns[0], columns[1], Mux(third_pick, columns[2], 0)
+                first_gate, second_gate = first_pick, second_pick
+            else:
+                first, second, last = (Mux(pick, columns[place + 1], columns[place]) for place, pick in
+                                       enumerate((first_pick, second_pick, third_pick)))
+                first_gate = second_gate = 1
+            m.d.comb += connect_adder(pair, third, second, gate=second_gate, negative=second_negative,
                                       carry=second_negative)
-            m.d.comb += connect_adder(entry_adder, pair_sum, a, gate=first_gate, negative=first_negative,
+            m.d.comb += connect_adder(entry_adder, pair_sum, first, gate=first_gate, negative=first_negative,
                                       carry=first_negative)
             m.d.comb += self.write.data[code].eq(entry)
-            m.d.sync += [third.eq(Mux(third_gate, c, 0)), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]
+            m.d.sync += [third.eq(last), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]
+
+    def _terms(self, last: Signal, second: Signal, first: Signal) -> Cat:
+        """Of the entries of three steps: how the last term is picked, then the second and its sign, the first and its.
+
+        Three trits pick whether a column counts at all. Of four, a term is its column or, behind the zero, the next.
+        """
+        trits = {step: entry_trits(step % (1 << INDEX_BITS), self._code_trits)
+                 for step in range(1, TABLE_ENTRIES[self._code_trits] + 1)}
+
+        def any_of(step: Signal, wanted: list[int]) -> Value:
+            return Cat(step == number for number in wanted).any()
+
+        if self._code_trits == CODE_TERMS:
+            picks = [[step for step, of in trits.items() if of[place]] for place in range(CODE_TERMS)]
+            terms = [[of[place] for place in range(CODE_TERMS)] for of in trits.values()]
+        else:
+            picks = [[step for step, of in trits.items() if of.index(0) <= place] for place in range(CODE_TERMS)]
+            terms = [[trit for trit in of if trit] for of in trits.values()]
+        negative = [[step for step, of in zip(trits, terms, strict=True) if of[place] < 0] for place in range(2)]
+        return Cat(any_of(last, picks[2]), any_of(second, picks[1]), any_of(second, negative[1]),
+                   any_of(first, picks[0]), any_of(first, negative[0]))

@@ -67,7 +67,7 @@ class TileEngine(wiring.Component):
         c = self._config
         m.submodules.fill = fill = TableFill(
             lanes=c.lanes, block_beats=c.block_beats, table_blocks=c.table_blocks, depth=c.activation_depth,
-            primitives=self._primitives)
+            code_trits=c.code_trits, primitives=self._primitives)
         m.submodules.peak = peak = Peak(rows=c.rows, primitives=self._primitives)
         connect(m, flipped(self.activation), fill.activation)
 
@@ -75,7 +75,8 @@ class TileEngine(wiring.Component):
         accept = self.op.valid & self.op.ready
         m.d.comb += [
             self.busy.eq(~self.op.ready), peak.clear.eq(accept),
-            fill.source.eq(op.src), fill.blocks.eq(op.blocks), self.fetch.payload.address.eq(op.address),
+            fill.source.eq(op.src), fill.blocks.eq(op.blocks), fill.unfilled.eq(op.unfilled),
+            self.fetch.payload.address.eq(op.address),
             self.result.payload.register.eq(op.rd), self.result.payload.value.eq(peak.value),
         ]
         m.d.sync += fill.start.eq(accept & self.op.payload.fill)    # a cycle for the way to a distant part

@@ -48,8 +48,8 @@ SDRAM_CLOCKS = Fraction(5, 3)   # SDRAM clocks in one engine clock of the stream
 WORD_SDRAM_CLOCKS = 2      # in which its 16-bit bus carries a word
 DECODED_TILES = 3          # tiles that the decoder of the SDRAM stream holds ready
 BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
-TABLE_ENTRIES = 13         # sums of three activations that a lookup table holds besides zero
-TABLE_DISTRIBUTED_DEPTH = 16
+TABLE_ENTRIES = {3: 13, 4: 16}     # sums that the lookup table of a code of so many trits holds, besides zero
+TABLE_LEAD = {3: 0, 4: 1}  # cycles that the first of them, the sum of three activations or only of one, waits for these
 DRAFT_CYCLES = DRAFT_TOKENS + 4     # from one draft to the next
 TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the least latency of a weight source
 
@@ -61,7 +61,12 @@ def tree_levels(codes: int) -> int:
 
 def table_latency(table_blocks: int) -> int:
     """Cycles from a table address to its value."""
-    return 0 if TABLE_ENTRIES * table_blocks <= TABLE_DISTRIBUTED_DEPTH else 2
+    return 0 if table_blocks == 1 else 2
+
+
+def table_cycles(code_trits: int) -> int:
+    """Cycles of a column block in which its tables are filled, after those in which its activations are read."""
+    return TABLE_LEAD[code_trits] + TABLE_ENTRIES[code_trits]
 
 
 def peak_steps(rows: int) -> int:
@@ -88,7 +93,8 @@ def fill_cycles(config: Config, op: Op) -> int:
     """Engine: until it takes the first tile."""
     if config.slots > 1:
         return 0
-    return TABLE_READY_CYCLES + (1 + op.blocks * (config.block_beats + TABLE_ENTRIES) if op.fill else 0)
+    block = config.block_beats + table_cycles(config.code_trits)
+    return TABLE_READY_CYCLES + (1 + op.blocks * block if op.fill else 0)
 
 
 def tile_cycles(config: Config, op: Op, slots: int = 1) -> int:

@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from rtl.config import CODE_BITS, CODE_TRITS, SIGN, Config
+from rtl.config import CODE_BITS, CODE_TERMS, SIGN, Config
 from rtl.tile_layout import TRIT, relative_signs, tile_layout, trits_layout
 from rtl.timing import BASE3_WORD_TRITS
 
@@ -31,15 +31,15 @@ class CodeEncoder(wiring.Component):
     code : table code.
     """
 
-    digits: In(DIGIT_BITS * CODE_TRITS)
+    digits: In(DIGIT_BITS * CODE_TERMS)
     code: Out(CODE_BITS)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         with m.Switch(self.digits):
-            for number in range(3**CODE_TRITS):
-                digits = sum(number // 3**index % 3 << DIGIT_BITS * index for index in range(CODE_TRITS))
-                value = number - (3**CODE_TRITS - 1) // 2
+            for number in range(3**CODE_TERMS):
+                digits = sum(number // 3**index % 3 << DIGIT_BITS * index for index in range(CODE_TERMS))
+                value = number - (3**CODE_TERMS - 1) // 2
                 with m.Case(digits):
                     m.d.comb += self.code.eq(abs(value) | (value < 0) << SIGN)
         return m
@@ -122,7 +122,7 @@ class TritDecoder(wiring.Component):
     def _codes(self, m: Module, digits: Signal) -> Cat:
         """Every row's codes; digits beyond the last column count as zero trits."""
         c = self._config
-        padding = [1] * (c.codes * CODE_TRITS - c.columns)
+        padding = [1] * (c.codes * CODE_TERMS - c.columns)
         rows = []
         for row in range(c.rows):
             columns = digits[row * c.columns * DIGIT_BITS :][: c.columns * DIGIT_BITS]
@@ -130,7 +130,7 @@ class TritDecoder(wiring.Component):
             codes = []
             for index in range(c.codes):
                 m.submodules[f"encoder_{row}_{index}"] = encoder = CodeEncoder()
-                m.d.comb += encoder.digits.eq(padded.word_select(index, DIGIT_BITS * CODE_TRITS))
+                m.d.comb += encoder.digits.eq(padded.word_select(index, DIGIT_BITS * CODE_TERMS))
                 codes.append(encoder.code)
             signs = relative_signs([code[SIGN] for code in codes])
             rows += [Cat(code[:SIGN], sign) for code, sign in zip(codes, signs, strict=True)]

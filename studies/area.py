@@ -21,7 +21,7 @@ from rtl.adder_tree import sum_bits
 from rtl.build_flow import HIDE_ELEMENTS
 from rtl.build_netlist import drop_unused_carries, lut_sites
 from rtl.build_tools import tool_path
-from rtl.config import CODE_TRITS, CONFIGS, Config
+from rtl.config import CONFIGS, Config
 from rtl.lookup_table import TableFill
 from rtl.row_engine import RowEngine
 from studies.mac_units import Bf16Mac, Int8Mac, TernaryDot
@@ -117,8 +117,8 @@ def lookup_engine(config: Config) -> Area:
     accumulator = Accumulator(dot_bits=dot_bits, bits=max(dot_bits, config.accumulator_bits),
                               shift_max=config.shift_max, primitives="ecp5")
     fill = TableFill(lanes=config.lanes, block_beats=config.block_beats, table_blocks=config.table_blocks,
-                     depth=config.activation_depth, primitives="ecp5")
-    parts = [(config.rows, measure_ecp5("row engine", row, config.codes * CODE_TRITS)),
+                     depth=config.activation_depth, code_trits=config.code_trits, primitives="ecp5")
+    parts = [(config.rows, measure_ecp5("row engine", row, config.codes * config.code_trits)),
              (config.rows, measure_ecp5("accumulator", accumulator, 0)),
              (1, measure_ecp5("table fill", fill, 0))]
     counts = {member: sum(times * getattr(part, member) for times, part in parts)

@@ -13,7 +13,7 @@ from rtl.isa import FIELDS, Op, Opcode
 from rtl.timing import engine_cycles
 from sim.golden import matvec
 from tests.bench import STALL_PATTERNS, StreamDriver, StreamMonitor, check_equal, parameters, start
-from tests.engine_components import initial_trits, packed
+from tests.engine_components import initial_trits, packed, random_trits
 
 OPERATIONS = 8
 
@@ -50,7 +50,8 @@ def random_ops(config: Config, chance: np.random.Generator) -> Iterator[Op]:
             "blocks": blocks, "fill": int(fill), "groups": groups, "planes": planes, "dst": destination,
             "shift": int(chance.integers(sum_shift(blocks * config.columns, planes), config.shift_max + 1)),
             "rd": int(chance.integers(0, 32)),
-            "address": int(chance.integers(0, config.weight_depth - count + 1)) if config.weight_depth else 0})
+            "address": int(chance.integers(0, config.weight_depth - count + 1)) if config.weight_depth else 0,
+            "unfilled": int(chance.integers(0, config.block_beats)) if config.is_sparse else 0})
 
 
 class Bench:
@@ -80,7 +81,9 @@ class Bench:
         """Elements that an operation on trits [tiles, rows, columns] writes."""
         c = self.config
         if op.fill:
-            self.filled = self.buffer[op.src : op.src + op.blocks * c.block_beats].ravel()
+            filled = self.buffer[op.src : op.src + op.blocks * c.block_beats].copy()
+            filled[len(filled) - op.unfilled :] = 0
+            self.filled = filled.ravel()
         split = tiles.reshape(op.groups, op.planes, op.blocks, c.rows, c.columns).astype(np.int64)
         combined = np.einsum("p,gpbrc->grbc", 3 ** np.arange(op.planes - 1, -1, -1), split)
         return matvec(combined.reshape(op.groups * c.rows, -1).astype(np.float64), self.filled, op.shift)
@@ -144,8 +147,9 @@ async def feed_memory(dut: Any, config: Config, chance: np.random.Generator, see
     """Trits of a memory: its initial ones for the first seed, in part new ones for the others."""
     trits = initial_trits(config)
     if seed:
-        trits[:: parameters()["load_stride"]] = chance.integers(-1, 2, trits.shape)[:: parameters()["load_stride"]]
-        await load(dut, packed(trits), config)
+        stride = parameters()["load_stride"]
+        trits[::stride] = random_trits(config, chance, len(trits))[::stride]
+        await load(dut, packed(trits, config.code_trits), config)
     return trits
 
 

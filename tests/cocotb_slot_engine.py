@@ -30,7 +30,7 @@ def random_ops(config: Config, chance: np.random.Generator) -> Iterator[Op]:
             "fill": int(index == 0 or chance.random() < 0.6), "groups": beats * config.lanes, "planes": planes,
             "dst": int(chance.integers(0, 256 - beats + 1)),
             "shift": int(chance.integers(sum_shift(blocks * config.columns, planes), config.shift_max + 1)),
-            "rd": int(chance.integers(0, 32)), "address": 0})
+            "rd": int(chance.integers(0, 32)), "address": 0, "unfilled": 0})
 
 
 class Bench:

@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 
 from host.packing import codes_to_words, relative_signs, to_codes
-from rtl.config import RESIDENT, STREAM, TINY, Config
+from rtl.config import RESIDENT, SPARSE, STREAM, TINY, Config
 from rtl.op_layout import load_port
 from rtl.slot_engine import SlotEngine
 from rtl.tile_engine import TileEngine
@@ -20,20 +20,31 @@ ODD_MEMORY = replace(TINY, name="odd_memory", lanes=15, block_beats=3, rows=5, h
 ODD_STREAM = replace(STREAM, name="odd_stream", slots=1, lanes=10, block_beats=2, rows=2, table_blocks=3, head_dim=5,
                      sampler_lanes=2, vector_depth=24, activation_depth=9, weight_planes=4)
 WIDE_STREAM = replace(STREAM, name="wide_stream", slots=1, table_blocks=9, activation_depth=12, vector_depth=16)
+SPARSE_ROWS = replace(SPARSE, name="sparse_rows", rows=2, weight_depth=128)
+ODD_SPARSE = replace(ODD_MEMORY, name="odd_sparse", lanes=20, sampler_lanes=4, vector_depth=24, code_trits=4)
 RESIDENT_ROWS = replace(RESIDENT, name="resident_rows", rows=2, weight_depth=128)
 
 
-def packed(trits: np.ndarray) -> np.ndarray:
+def packed(trits: np.ndarray, code_trits: int = 3) -> np.ndarray:
     """Words [tiles, rows * row_words] of trits [tiles, rows, columns]."""
-    return codes_to_words(relative_signs(to_codes(trits))).reshape(trits.shape[0], -1)
+    return codes_to_words(relative_signs(to_codes(trits, code_trits))).reshape(trits.shape[0], -1)
 
 
 def initial_trits(config: Config) -> np.ndarray:
     """Trits [weight_depth, rows, columns] of a resident engine; the first tiles have the largest sums."""
-    shape = config.weight_depth, config.rows, config.columns
-    trits = np.random.default_rng(config.weight_depth).integers(-1, 2, shape)
+    return random_trits(config, np.random.default_rng(config.weight_depth), config.weight_depth)
+
+
+def random_trits(config: Config, chance: np.random.Generator, tiles: int) -> np.ndarray:
+    """Trits int8 [tiles, rows, columns] as sparse as the configuration; the first tiles have the largest sums."""
+    shape = tiles, config.rows, config.columns
+    trits = chance.integers(-1, 2, shape)
     trits[:3] = 1
     trits[3:6] = -1
+    if config.is_sparse:
+        groups = trits.reshape(-1, 4)
+        groups[groups == 0] = 1
+        groups[np.arange(len(groups)), chance.integers(0, 4, len(groups))] = 0
     return trits.astype(np.int8)
 
 
@@ -42,7 +53,7 @@ class EngineWithMemory(wiring.Component):
 
     def __init__(self, *, config: Config) -> None:
         self._engine = TileEngine(config=config)
-        self._memory = WeightMemory(config=config, init=packed(initial_trits(config)))
+        self._memory = WeightMemory(config=config, init=packed(initial_trits(config), config.code_trits))
         members = self._engine.signature.members
         super().__init__({name: members[name] for name in ("op", "busy", "activation", "write", "result")}
                          | {"load": In(load_port())})

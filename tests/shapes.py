@@ -21,6 +21,7 @@ SHAPES = {
                       context=256),
     "stream": replace(SHAPE, is_parallel=False),
 }
+SHAPES["sparse"] = replace(SHAPES["resident"], is_sparse=True)
 
 
 @cache

@@ -70,7 +70,8 @@ def test_board_clocks_can_be_made(name: str) -> None:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--board", "icestick"], "there is no board 'icestick'; choose ulx3s"),
     (["--board", "ulx3s", "--device", "100F"], "there is no device '100F'; choose 12F, 25F, 45F, 85F"),
-    (["--board", "ulx3s", "--config", "huge"], "there is no configuration 'huge'; choose nano, tiny, resident, stream"),
+    (["--board", "ulx3s", "--config", "huge"],
+     "there is no configuration 'huge'; choose nano, tiny, sparse, resident, stream"),
     (["--board", "ulx3s", "--persist"], "--persist needs --flash"),
     (["--board", "ulx3s", "--model", "no/such/model"], "no/such/model: no such model directory"),
     (["--board", "ulx3s", "--config", "tiny", "--model", "models/stories1m"], "head_dim 20 does not fit tiny"),

@@ -8,8 +8,10 @@ from rtl.config import TINY, Config
 from tests.bench import run_bench
 from tests.engine_components import (
     ODD_MEMORY,
+    ODD_SPARSE,
     ODD_STREAM,
     RESIDENT_ROWS,
+    SPARSE_ROWS,
     WIDE_STREAM,
     EngineWithDecoder,
     EngineWithMemory,
@@ -42,3 +44,9 @@ def test_block_tables() -> None:
 def test_resident_rows() -> None:
     """The columns of the resident geometry; its eight rows are those of the tiny one."""
     run_engine(RESIDENT_ROWS, seeds=6, load_stride=17)
+
+
+@pytest.mark.parametrize("config", [ODD_SPARSE, SPARSE_ROWS], ids=lambda config: config.name)
+def test_sparse_codes(config: Config) -> None:
+    """Four trits per code: an entry of the wrong columns or sign, or activations where there are none."""
+    run_engine(config, seeds=6, load_stride=17)

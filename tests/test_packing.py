@@ -10,11 +10,13 @@ from host.packing import (
     codes_to_words,
     from_base3,
     from_codes,
+    is_sparse,
     relative_signs,
     to_base3,
     to_codes,
     words_to_codes,
 )
+from rtl.config import entry_trits
 
 
 def test_codes_are_sign_and_canonical_index() -> None:
@@ -23,6 +25,25 @@ def test_codes_are_sign_and_canonical_index() -> None:
         value = trits[0] + 3 * trits[1] + 9 * trits[2]
         code = int(to_codes(np.array(trits, np.int8))[0])
         assert code == (abs(value) | (16 if value < 0 else 0)), trits
+
+
+def test_sparse_codes_are_sign_zero_and_relative_signs() -> None:
+    """The 32 ways of one zero in four trits are the 32 codes, as `entry_trits` lists them."""
+    ways = [way for way in itertools.product((-1, 0, 1), repeat=4) if way.count(0) == 1]
+    codes = to_codes(np.array(ways, np.int8), 4)[:, 0]
+    assert sorted(codes.tolist()) == list(range(32))
+    for way, code in zip(ways, codes.tolist(), strict=True):
+        sign = -1 if code & 16 else 1
+        assert [sign * trit for trit in entry_trits(code & 15, 4)] == list(way)
+    assert np.array_equal(from_codes(codes[:, None], 4, 4), np.array(ways))
+
+
+@pytest.mark.parametrize("trits", [(0, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
+def test_other_than_one_zero_in_four_is_refused(trits: tuple[int, ...]) -> None:
+    """A weight lost or made up on the way into a code."""
+    assert not is_sparse(np.array(trits))
+    with pytest.raises(ValueError, match="exactly one zero"):
+        to_codes(np.array(trits, np.int8), 4)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -15,7 +15,7 @@ from sim.token_loop import TokenLoop
 
 SCALAR_FIELDS = {"fn": 0, "ra": NO_SCALAR, "rb": NO_SCALAR, "rd": 0, "mantissa": 1 << 15, "exponent": -15}
 MATVEC_FIELDS = {"src": 0, "blocks": 1, "fill": 1, "groups": 1, "planes": 1, "dst": 5, "shift": 0, "rd": 6,
-                 "address": 0}
+                 "address": 0, "unfilled": 0}
 OPS = {
     Opcode.ROTARY: {}, Opcode.ATTEND: {"slot": 1, "rd": 3}, Opcode.SCALAR: SCALAR_FIELDS,
     Opcode.SAMPLE: {"src": 1, "count": 9, "ra": 4}, Opcode.MATVEC: MATVEC_FIELDS,

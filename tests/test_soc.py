@@ -15,6 +15,7 @@ from host.importer import load_checkpoint
 from rtl.config import NANO, RESIDENT, STREAM, TINY
 from rtl.core import UNITS
 from rtl.csr_map import Speculation
+from rtl.isa import Opcode
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
 from tests.shapes import SHAPES, STORIES, WORDS, synthetic_image
@@ -98,6 +99,14 @@ def test_attention_and_feed_forward_side_by_side_equal_golden(tmp_path: Path) ->
     banked = replace(TINY, bank_beats=16)
     shape = replace(SHAPES["tiny"], is_parallel=True)
     run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
+
+
+def test_sparse_weights_equal_golden(tmp_path: Path) -> None:
+    """Codes of four trits in every matrix, and activations of the vector before where the last block is not full."""
+    sparse = replace(TINY, code_trits=4)
+    image = compile_checkpoint(synthetic_checkpoint(replace(SHAPES["tiny"], is_sparse=True)), sparse)
+    assert any(op.unfilled for op in image.program if op.opcode == Opcode.MATVEC)
+    run(image, tmp_path, "soc_sparse", prompt=[1, 300, 44], count=10)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -17,7 +17,7 @@ ACTIVATION_MAX = 127
 EMBED_LIMIT, HEAD_LIMIT, TERNARY_LIMIT = 13, 4, 1
 SPARSE_GROUP = 4
 # Step of a tensor by largest integer and sparsity, in mean magnitudes of its weights. One trit: BitNet's absmean. More
-# levels: they cover about three standard deviations of a normal weight. Sparse: the sorted magnitudes of a group fit best.
+# levels: they cover about three standard deviations of a normal weight. Sparse: sorted magnitudes of a group fit best.
 STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD_LIMIT, False): 0.65,
                  (HEAD_LIMIT, True): 0.41, (EMBED_LIMIT, False): 0.28}
 
