@@ -10,11 +10,12 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from host.drafts import DRAFTS_FILE
 from models.training.data import Tokenizer
 from models.training.evaluate import sample_texts
 from models.training.student import Student
 
-CARD = """# stories1m
+CARD = """# {name}
 
 A language model with {parameters:,} weights that tells short children's stories in English. Every
 weight is ternary: the projections are one trit plane, the embedding three (integers -13..13), the
@@ -25,7 +26,7 @@ output head two (integers -4..4), with one float scale per tensor. The checkpoin
 
 {layers} layers, hidden size {hidden}, {heads} query heads and {kv_heads} key-value heads of {head_dim}, feed-forward
 {ff} with squared-ReLU gate, vocabulary {vocab}, context {context}, rotary embedding on interleaved pairs,
-RMS norm without gain, untied head, no biases.{residual} Projections are BitNet b1.58: absmean trits,
+RMS norm without gain, untied head, no biases.{residual} {weights},
 int8 absmax activations per token, `y = dot * weight_scale / act_scale`. Keys and values are int8
 with one power-of-two exponent per token, queries with one per pair of heads {{g, 2+g}}. All of these
 quantisers were in the loop during training.
@@ -34,7 +35,7 @@ quantisers were in the loop during training.
 
 | Model | Nats per token |
 |---|---|
-| stories1m (this checkpoint, float arithmetic on the published integers) | {student:.4f} |
+| {name} (this checkpoint, float arithmetic on the published integers) | {student:.4f} |
 | stories260K (fp32 teacher) | {teacher:.4f} |
 
 Both by one procedure, over the first {tokens:,} tokens of held-out TinyStories text: stories split at
@@ -64,14 +65,7 @@ To retrain, put the data files into a folder and run, from the root of the repos
 
 `--steps {steps}` in place of `--minutes` makes the schedule independent of the machine's speed.
 
-## Drafts
-
-`drafts.safetensors` lists contexts of one to four tokens, most useful first, and the token that this model
-finds likeliest after each at temperature 0.8, summed over training text that it read. Accelerators with
-a drafter guess by them. They belong to these weights: `scripts/train --drafts --data FOLDER` makes them
-again.
-
-## Limits
+{drafts}## Limits
 
 Stories of a few paragraphs in the vocabulary of a small child, and often without sense; nothing else.
 It has no notion of facts and no safety tuning.
@@ -85,10 +79,23 @@ It has no notion of facts and no safety tuning.
 """
 
 
+DRAFTS = """## Drafts
+
+`drafts.safetensors` lists contexts of one to four tokens, most useful first, and the token that this model
+finds likeliest after each at temperature 0.8, summed over training text that it read. Accelerators with
+a drafter guess by them. They belong to these weights: `scripts/train --drafts --data FOLDER` makes them
+again.
+
+"""
+TERNARY = "Projections are BitNet b1.58: absmean trits"
+SPARSE = """Projections are 3:4-sparse trits:
+exactly one in each four weights of a row is zero, which leaves 32 ways and so takes five bits. The same
+holds for both planes of the head. Each group drops what is smallest; one scale per tensor"""
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
-FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": ""}
+FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse": False}
+OWN_FOLDER = "stories1m"       # that the trainer writes unless told otherwise
 
 
 def write_plot(record: dict[str, Any], path: Path) -> None:
@@ -102,7 +109,7 @@ def write_plot(record: dict[str, Any], path: Path) -> None:
     teacher = record["held_out"]["teacher_nats_per_token"]
     axes.axhline(teacher, linestyle=":", color="grey", label="fp32 teacher, held-out")
     axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(1.0, 3.0))
-    axes.set_title(f"stories1m, seed {record['options']['seed']}")
+    axes.set_title(f"{path.parent.name}, seed {record['options']['seed']}")
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -116,7 +123,15 @@ def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, pat
         f"{title}:\n\n" + "\n".join(f"> {line}" for line in text.splitlines())
         for title, text in sample_texts(model, tokenizer).items()
     )
+    name = path.parent.name
+    changed = {option: options[option] for option, default in FURTHER.items() if options.get(option, default) != default}
+    further = [f" --{option.replace('_', '-')}" + ("" if value is True else f" {value}")
+               for option, value in changed.items()]
+    further += [] if name == OWN_FOLDER else [f" --out models/{name}"]
     card = CARD.format(
+        name=name,
+        weights=SPARSE if config.sparse else TERNARY,
+        drafts=DRAFTS if (path.parent / DRAFTS_FILE).exists() else "",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         kilobytes=round((path.parent / "model.safetensors").stat().st_size / 1000),
         layers=config.num_layers,
@@ -140,7 +155,6 @@ def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, pat
         sampled=options["sampled_share"],
         residual=PARALLEL if config.parallel_residual else "",
         start=STARTED.format(start=options["start"]) if options.get("start") else "",
-        further="".join(f" --{name.replace('_', '-')} {options[name]}" for name, default in FURTHER.items()
-                        if options.get(name, default) != default),
+        further="".join(further),
     )
     path.write_text(card)
