@@ -124,9 +124,9 @@ def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, pat
         for title, text in sample_texts(model, tokenizer).items()
     )
     name = path.parent.name
-    changed = {option: options[option] for option, default in FURTHER.items() if options.get(option, default) != default}
+    chosen = {option: options.get(option, default) for option, default in FURTHER.items()}
     further = [f" --{option.replace('_', '-')}" + ("" if value is True else f" {value}")
-               for option, value in changed.items()]
+               for option, value in chosen.items() if value != FURTHER[option]]
     further += [] if name == OWN_FOLDER else [f" --out models/{name}"]
     card = CARD.format(
         name=name,
