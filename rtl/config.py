@@ -13,6 +13,7 @@ QKV_FRACTION = 10          # fraction bits of queries, keys and values before bl
 SCORE_FRACTION = 10        # fraction bits of attention scores, in units of log2
 SCORE_BITS = 21            # of a score, signed: up to 1,024 units, more than any softmax can tell apart
 CODE_TERMS = 3             # activations that a table code adds at most
+SPARSE_GROUP = 4           # weights of a row of which 3:4-sparse models have exactly one zero
 CODE_BITS = 5              # a sign and a 4-bit index into the sums of these
 CODE_INDICES = {3: 14, 4: 16}   # how many of these indices codes of so many trits use
 SIGN = CODE_BITS - 1       # position of the sign

@@ -12,11 +12,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from host.architecture import SPARSITY
 from models.training.student import QuantisedWeight, Student, StudentConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
-SPARSITY = "3:4"           # of four weights three are not zero
 RESIDUAL_FRACTION = 9      # decay keeps the stream within tens; 18 bits hold +-256 with nine fraction bits
 
 
@@ -82,10 +82,15 @@ def load(directory: Path) -> Student:
 
 
 def start_from(model: Student, directory: Path) -> None:
-    """Give a model of the same shape, as sparse or more, float weights that quantise to the published ones."""
+    """Give a model of the same shape float weights that quantise to about the published ones.
+
+    Raises
+    ------
+    ValueError: those are sparse, and the model is not.
+    """
     sparse = published_config(directory).sparse
     for weight, integers, step in _published(model, directory):
-        weight.start_from(integers, step, sparse=sparse and weight.sparse)
+        weight.start_from(integers, step, sparse=sparse and weight is not model.embed)
 
 
 def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeight, Tensor, Tensor]]:

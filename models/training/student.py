@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rtl.config import SPARSE_GROUP
+
 LOG2_E = math.log2(math.e)
 ACTIVATION_MAX = 127
 EMBED_LIMIT, HEAD_LIMIT, TERNARY_LIMIT = 13, 4, 1
-SPARSE_GROUP = 4
 # Step of a tensor by largest integer and sparsity, in mean magnitudes of its weights. One trit: BitNet's absmean. More
-# levels: they cover about three standard deviations of a normal weight. Sparse: sorted magnitudes of a group fit best.
+# levels: they cover about three standard deviations of normal weights. Sparse: the least squares of normal weights.
 STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD_LIMIT, False): 0.65,
-                 (HEAD_LIMIT, True): 0.41, (EMBED_LIMIT, False): 0.28}
+                 (HEAD_LIMIT, True): 0.48, (EMBED_LIMIT, False): 0.28}
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,19 @@ class QuantisedWeight(nn.Module):
 
     @torch.no_grad()
     def start_from(self, integers: Tensor, step: Tensor, *, sparse: bool) -> None:
-        """Take float weights that quantise to these integers, to train on from them.
+        """Take float weights that quantise to about these integers, to train on from them.
 
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
         can move as many weights across a threshold as it could in the run that made the integers. Then one
         factor for the whole tensor brings the step back to that of the integers. ``sparse`` says what that run
-        made; sparse weights may start from others.
+        made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
+
+        Raises
+        ------
+        ValueError: they are sparse, and these are not to be.
         """
+        if sparse and not self.sparse:
+            raise ValueError("a model that is not sparse cannot start from a sparse one")
         step_per_mean = STEP_PER_MEAN[self.limit, sparse]
         spread = 1 / (step_per_mean * math.sqrt(2 / math.pi))   # of the float weight, in steps
         low, high = integers - 0.5, integers + 0.5

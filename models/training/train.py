@@ -180,6 +180,7 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
         "tokens_seen": run.tokens,
         "training_seconds": round(run.seconds),
         "git_commit": head.stdout.strip() or None,
+        "products": str(product_type()),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "sha256": {name: corpora.sha256(data / name) for name in files},
         "held_out": held_out,
@@ -204,9 +205,13 @@ def main(
     steps: Annotated[int, typer.Option(help="Budget in optimiser steps, for a reproducible run.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 1,
     data: Annotated[Path, typer.Option(help="Folder with the corpora and the teacher.")] = ROOT.parent / "shared/data",
-    out: Annotated[Path, typer.Option(help="Folder of the published model.")] = ROOT / "models/stories1m",
-    work: Annotated[Path, typer.Option(help="Folder for soft targets and the resumable state.")] = ROOT
-    / "build/training",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the published model.", show_default="models/stories1m[-sparse]")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder for soft targets and the resumable state.", show_default="build/training[-sparse]"),
+    ] = None,
     export_every: Annotated[float, typer.Option(help="Minutes between published checkpoints.")] = 10.0,
     resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder, with its options.")] = False,
     compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
@@ -222,6 +227,8 @@ def main(
 ) -> None:
     """Train the ternary student and publish it."""
     torch.set_num_threads(threads)
+    suffix = "-sparse" if sparse else ""
+    out, work = out or ROOT / f"models/stories1m{suffix}", work or ROOT / f"build/training{suffix}"
     work.mkdir(parents=True, exist_ok=True)
     state = work / "state.pt"
     options = Options(
@@ -230,6 +237,8 @@ def main(
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
     run = Run.resume(state) if resume else Run(options)
+    if run.options.sparse != sparse:
+        raise typer.BadParameter(f"{state} is of a run {'with' if run.options.sparse else 'without'} --sparse")
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
     monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
     teacher = teacher_loss(Teacher(data / corpora.TEACHER_FILE), held_out)
