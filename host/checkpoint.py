@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from host.drafts import Drafts
+from rtl.config import SPARSE_GROUP
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,6 @@ def _random_integers(rng: np.random.Generator, size: tuple[int, int], planes: in
 def _random_sparse(rng: np.random.Generator, size: tuple[int, int], planes: int) -> np.ndarray:
     """Integers, int8, of whose planes each has one zero in four neighbours of a row."""
     trits = rng.choice(np.array([-1, 1], np.int8), (planes, *size))
-    groups = trits.reshape(-1, 4)
-    groups[np.arange(len(groups)), rng.integers(0, 4, len(groups))] = 0
+    groups = trits.reshape(-1, SPARSE_GROUP)
+    groups[np.arange(len(groups)), rng.integers(0, SPARSE_GROUP, len(groups))] = 0
     return np.einsum("p,pij->ij", 3 ** np.arange(planes), trits).astype(np.int8)

@@ -17,6 +17,7 @@ from host.model_files import open_model
 from host.planes import DEFAULT_ERROR, MOST_PLANES, PlaneBudget
 from host.session import configuration_for, read_image
 from host.swap import map_of, swap
+from rtl.config import CONFIGS
 
 
 def compile_model(
@@ -56,7 +57,8 @@ def list_program(
 def fit(
     model: Annotated[Path, typer.Argument(help="Model directory, or a GGUF file.")],
     board: Annotated[str, typer.Option(help="Board to size it for.")] = "ulx3s",
-    config: Config = None,
+    config: Annotated[str | None, typer.Option("--config", show_default="the smallest that holds it, else the largest",
+                                               help=f"Configuration: {', '.join(CONFIGS)}.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say from a model's headers alone whether a board can hold it, and how fast it may run."""

@@ -1,6 +1,6 @@
 """The image: everything one accelerator needs to run one model, in one file.
 
-Layout of version 2, little-endian: 8 bytes ``TRITLOOM``, u32 version, u32 manifest length, manifest (JSON, UTF-8),
+Layout of version 3, little-endian: 8 bytes ``TRITLOOM``, u32 version, u32 manifest length, manifest (JSON, UTF-8),
 then the sections at the offsets the manifest gives, each with its SHA-256.
 """
 
@@ -27,7 +27,7 @@ from rtl.timing import BASE3_WORD_TRITS
 from sim.token_loop import Pass
 
 MAGIC = b"TRITLOOM"
-VERSION = 2
+VERSION = 3
 MAX_IMAGE_BYTES = 1 << 28
 PROGRAM_PIECES = math.ceil(PROGRAM_BITS / 32)
 
@@ -105,7 +105,7 @@ class Image:
     def _encoding(self) -> str:
         if "weights" not in self.sections:
             return "base3"
-        return "codes5 of four trits" if self.config.is_sparse else "codes5"
+        return "codes5 of four trits" if self.config.has_sparse_codes else "codes5"
 
     def save(self, path: str | Path) -> None:
         """Write atomically: a temporary file beside the target, then a rename."""
@@ -137,6 +137,8 @@ class Image:
             data = path.read_bytes()
         except OSError as error:
             raise TritloomError(f"{path}: cannot be read ({error.strerror})") from error
+        if data[:8] == MAGIC and data[8:12] != struct.pack("<I", VERSION):
+            raise TritloomError(f"{path}: an image of another version of this program; compile the model again")
         try:
             return _parse(data)
         except (ValueError, KeyError, TypeError, struct.error, OverflowError, RecursionError) as error:
@@ -186,9 +188,7 @@ class Image:
             block = tiles[start : start + count].reshape(op.groups, op.planes, op.blocks, *tiles.shape[1:])
             power = 3 ** np.arange(op.planes - 1, -1, -1)
             combined = np.einsum("p,gpbrc->grbc", power, block.astype(np.int64))
-            matrix = combined.reshape(op.groups * tiles.shape[1], -1).astype(np.float64)
-            matrix[:, matrix.shape[1] - op.unfilled * self.config.lanes :] = 0
-            out[index] = matrix
+            out[index] = combined.reshape(op.groups * tiles.shape[1], -1).astype(np.float64)
         return out
 
     def load_words(self) -> Iterator[tuple[Space, int, np.ndarray]]:
@@ -243,9 +243,7 @@ def wide_words(values: np.ndarray, bits: int) -> np.ndarray:
 def _parse(data: bytes) -> Image:
     if data[:8] != MAGIC:
         raise ValueError("it does not start with TRITLOOM")
-    version, length = struct.unpack_from("<II", data, 8)
-    if version != VERSION:
-        raise ValueError(f"format version {version}, this program reads version {VERSION}")
+    length, = struct.unpack_from("<I", data, 12)
     manifest = json.loads(data[16 : 16 + length].decode())
     config = Config(**manifest["config"])
     if config.geometry != manifest["geometry"]:

@@ -10,11 +10,12 @@ from host.checkpoint import Checkpoint, Shape, Tensor
 from host.decode import FLOATS, decode_floats, decode_matrix, decode_scale
 from host.drafts import DRAFTS_FILE, read_drafts
 from host.errors import TritloomError
-from host.integrity import Inspector, Integrity
+from host.integrity import Inspector, Integrity, check_sparse
 from host.model_files import ModelFiles, open_model
 from host.planes import MOST_PLANES, SMALLEST, PlaneBudget, require_sound
 from host.program import Layout
 from host.tensor_entry import open_regular
+from host.tiler import to_planes
 from host.trit_formats import TernaryMatrix, to_float32
 from rtl.config import Config
 
@@ -61,7 +62,8 @@ def import_checkpoint(path: Path, *, force: bool = False, config: Config | None 
     pieces = _read_tokenizer(tokenizer or beside) if tokenizer or beside.exists() else b""
     learned = beside.with_name(DRAFTS_FILE)
     drafts = read_drafts(learned, model.architecture.shape.vocab) if learned.exists() else {}
-    reader = _Reader(model, Inspector(force=force), config, budget or PlaneBudget())
+    inspector = Inspector(force=force, sparse=model.architecture.shape.is_sparse)
+    reader = _Reader(model, inspector, config, budget or PlaneBudget())
     tensors, shape = reader.read()
     return Checkpoint(model.name, shape, tensors, pieces, reader.gains, drafts), reader.inspector.result(model)
 
@@ -122,7 +124,11 @@ class _Reader:
         if key in self.model.projections:
             return self._projections("head", ["head"])
         if entry.dtype == PLANES_DTYPE:
-            return {"head": _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)}
+            head = _planes(self.model, key, shape.embed_planes if key == "embed" else shape.head_planes)
+            if shape.is_sparse:
+                for plane in to_planes(head.integers, head.planes):
+                    check_sparse(entry, plane)
+            return {"head": head}
         self._keep("head", _scaled(decode_floats(self.model, key), self.gains.pop("head", None)))
         return {}
 

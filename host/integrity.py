@@ -9,6 +9,7 @@ import numpy as np
 from host.decode import decode_matrix
 from host.errors import TritloomError
 from host.model_files import ModelFiles
+from host.packing import has_one_zero_in_four
 from host.tensor_entry import TensorEntry
 from host.trit_formats import TernaryMatrix
 
@@ -40,10 +41,11 @@ class Inspector:
     Parameters
     ----------
     force : let suspicious projections pass.
+    sparse : whether the configuration says that they are 3:4-sparse.
     """
 
-    def __init__(self, *, force: bool = False) -> None:
-        self._force, self._digest = force, hashlib.sha256()
+    def __init__(self, *, force: bool = False, sparse: bool = False) -> None:
+        self._force, self._sparse, self._digest = force, sparse, hashlib.sha256()
         self._nonzero: dict[str, float] = {}
         self._suspects: list[str] = []
         self._floats: list[TensorEntry] = []
@@ -53,9 +55,11 @@ class Inspector:
 
         Raises
         ------
-        TritloomError: it is all zero or holds one value, and ``force`` was not given.
+        TritloomError: it is all zero or holds one value, and ``force`` was not given, or it is less sparse than said.
         """
         trits = matrix.trits if isinstance(matrix, TernaryMatrix) else matrix
+        if self._sparse:
+            check_sparse(entry, trits)
         self._nonzero[key] = np.count_nonzero(trits) / trits.size
         if trits.min() == trits.max():
             if not self._force:
@@ -79,6 +83,13 @@ class Inspector:
         return Integrity(self._nonzero, tuple(self._suspects), self._digest.hexdigest())
 
 
+def check_sparse(entry: TensorEntry, plane: np.ndarray) -> None:
+    """Refuse a trit plane of a tensor that has not exactly one zero in each four weights of a row."""
+    if not has_one_zero_in_four(plane):
+        raise TritloomError(f"tensor {entry.name} is not 3:4-sparse, although weight_sparsity in config.json says so; "
+                            "leave that out, or fetch the checkpoint again")
+
+
 def _stored_digest(entry: TensorEntry) -> bytes:
     digest = hashlib.sha256(f"{entry.dtype} {entry.shape}".encode())
     for chunk in entry.chunks():
@@ -100,7 +111,7 @@ def check_weights(model: ModelFiles, *, force: bool = False,
     ------
     TritloomError: a tensor is damaged or suspicious; the message names it.
     """
-    inspector, keys = Inspector(force=force), model.projections
+    inspector, keys = Inspector(force=force, sparse=model.architecture.shape.is_sparse), model.projections
     for done, key in enumerate(keys):
         progress(done, len(keys))
         inspector.inspect(key, model.matrices[key], decode_matrix(model, key))

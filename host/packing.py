@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rtl.config import CODE_BITS, CODE_INDICES, CODE_TERMS, SIGN, WORD_BITS, entry_trits, sign_reference
+from rtl.config import CODE_BITS, CODE_INDICES, CODE_TERMS, SIGN, SPARSE_GROUP, WORD_BITS, entry_trits, sign_reference
 
 BASE3_TRITS = 5
 
@@ -20,7 +20,7 @@ def to_codes(trits: np.ndarray, code_trits: int = CODE_TERMS) -> np.ndarray:
     if code_trits == CODE_TERMS:
         value = groups @ np.array([1, 3, 9], np.int8)
         return np.where(value < 0, 1 << SIGN, 0).astype(np.uint8) | np.abs(value).astype(np.uint8)
-    if not is_sparse(groups):
+    if not has_one_zero_in_four(groups):
         raise ValueError("each four trits of a code must have exactly one zero")
     zero = np.argmin(np.abs(groups), -1)
     terms = np.argsort(groups == 0, -1, kind="stable")[..., :CODE_TERMS]       # columns of the three that are not zero
@@ -29,9 +29,11 @@ def to_codes(trits: np.ndarray, code_trits: int = CODE_TERMS) -> np.ndarray:
     return (zero | relative[..., 0] << 2 | relative[..., 1] << 3 | negative[..., 2] << SIGN).astype(np.uint8)
 
 
-def is_sparse(trits: np.ndarray) -> bool:
-    """Whether trits [..., 4 * n] have exactly one zero in each four."""
-    return bool(((trits.reshape(*trits.shape[:-1], -1, 4) == 0).sum(-1) == 1).all())
+def has_one_zero_in_four(trits: np.ndarray) -> bool:
+    """Whether each four neighbours in the rows of trits [..., columns] have exactly one zero."""
+    if trits.shape[-1] % SPARSE_GROUP:
+        return False
+    return bool(((trits.reshape(*trits.shape[:-1], -1, SPARSE_GROUP) == 0).sum(-1) == 1).all())
 
 
 def from_codes(codes: np.ndarray, columns: int, code_trits: int = CODE_TERMS) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Builds token programs: named scalars, the layout of vector memory, one method per kind of operation."""
 
-from math import ceil, e, log2
+from math import ceil, e, lcm, log2
 
 from host.checkpoint import Shape
 from host.errors import TritloomError
@@ -97,9 +97,11 @@ class Layout:
 
 def _check_units(shape: Shape, config: Config) -> None:
     """Units that the model needs are there, and built for its heads and weights."""
-    if config.is_sparse and not shape.is_sparse:
+    if config.has_sparse_codes and not shape.is_sparse:
         raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use another "
                             "configuration")
+    if config.has_sparse_codes:
+        _check_padding(shape, config)
     if shape.mixer == "hgrn" and not config.has_recurrence:
         raise TritloomError(f"the model mixes tokens by the recurrence hgrn, {config.name} by attention only; use a "
                             "configuration with has_recurrence")
@@ -112,6 +114,19 @@ def _check_units(shape: Shape, config: Config) -> None:
                                 f"which groups {config.query_groups} queries per KV head")
     if shape.activation == "silu" and not config.has_silu:
         raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
+
+
+def _check_padding(shape: Shape, config: Config) -> None:
+    """Codes of 3:4-sparse weights cannot say nothing, so nothing is padded but beats at the end of a column block."""
+    rows = {"vocabulary": shape.vocab, "hidden size": shape.hidden, "feed-forward": shape.feed_forward}
+    for name, size in rows.items():
+        unit = config.rows if name == "vocabulary" else lcm(config.rows, config.lanes)
+        if size % unit:
+            raise TritloomError(f"{name} {size} does not fit {config.name}, whose 3:4-sparse weights take multiples of "
+                                f"{unit}")
+    if shape.kv_heads % config.word_heads:
+        raise TritloomError(f"{shape.kv_heads} KV heads do not fit {config.name}, whose 3:4-sparse weights take "
+                            f"multiples of {config.word_heads}")
 
 
 class ProgramBuilder:

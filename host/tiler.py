@@ -7,7 +7,6 @@ import numpy as np
 
 from host.checkpoint import Checkpoint
 from host.errors import TritloomError
-from host.packing import is_sparse
 from rtl.config import Config, sum_shift
 
 
@@ -46,7 +45,7 @@ class Tiler:
 
     Raises
     ------
-    TritloomError: a matrix has more trit planes than the configuration holds, or is not as sparse as its codes.
+    TritloomError: a matrix has more trit planes than the configuration holds.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: Config) -> None:
@@ -127,16 +126,6 @@ class Tiler:
         for part, start in enumerate(starts):
             self._cut(f"{name}/{part}", matrix[:, start : start + width], planes, columns=min(width, matrix.shape[1]))
 
-    def _check_sparse(self, name: str, digits: np.ndarray) -> None:
-        """A 3:4-sparse code is never nothing, so nothing can be padded but whole beats of columns."""
-        c, (rows, columns) = self._config, digits.shape[1:]
-        if rows % c.rows or columns % c.lanes:
-            raise TritloomError(f"matrix {name} is {rows} x {columns}; {c.name}, whose weights are 3:4-sparse, takes "
-                                f"multiples of {c.rows} rows and {c.lanes} columns")
-        if not is_sparse(digits):
-            raise TritloomError(f"matrix {name} is not 3:4-sparse, one zero in each four weights of a row; {c.name} "
-                                "takes no others, resident and stream do")
-
     def _cut(self, name: str, matrix: np.ndarray, planes: int, *, columns: int = 0) -> None:
         """Cut a matrix; ``columns`` of the widest part decide the shift of all parts."""
         c = self._config
@@ -145,16 +134,13 @@ class Tiler:
                                 "model for this configuration")
         groups, blocks = ceil(matrix.shape[0] / c.rows), ceil(matrix.shape[1] / c.columns)
         missing = groups * c.rows - matrix.shape[0], blocks * c.columns - matrix.shape[1]
-        digits = to_planes(matrix, planes)
-        if c.is_sparse:
-            self._check_sparse(name, digits)
-        digits = np.pad(digits, ((0, 0), (0, missing[0]), (0, missing[1])))
-        if c.is_sparse:
+        digits = np.pad(to_planes(matrix, planes), ((0, 0), (0, missing[0]), (0, missing[1])))
+        if c.has_sparse_codes:
             digits[:, :, matrix.shape[1] :] = np.arange(missing[1]) % c.code_trits > 0
         cut = digits.reshape(planes, groups, c.rows, blocks, c.columns).transpose(1, 0, 3, 2, 4)
         address = self._count if c.weight_source == "ebr" else 0
         self._blocks[name] = Block(address, groups, planes, blocks, sum_shift(columns or matrix.shape[1], planes),
-                                   missing[1] // c.lanes if c.is_sparse else 0)
+                                   missing[1] // c.lanes if c.has_sparse_codes else 0)
         self._tiles.append(cut.reshape(-1, c.rows, c.columns))
         self._count += groups * planes * blocks
 

@@ -22,6 +22,8 @@ WORD_BITS = 36             # of a block-RAM word
 ACTIVATION_BITS = 8
 PROGRAM_VERSION = 3        # of what the words of a program mean
 ADDRESS_BITS = 8           # of a beat that a vector operation reads or writes
+TILE_ADDRESS_BITS = 11     # of the first tile of an operation in block RAM
+UNFILLED_BITS = 3          # of the number of its last beats that count as zero
 EXPONENT_BITS = 4          # block-floating-point exponent of a KV beat
 DRAFT_TOKENS = 4           # the longest context that the drafter knows tokens after
 DRAFT_WAYS = 4             # contexts in a set of its learned table
@@ -158,10 +160,14 @@ class Config:
                              "two, the former smaller")
         if self.weight_source not in ("ebr", "sdram"):
             raise ValueError(f"weight_source must be ebr or sdram, got {self.weight_source!r}")
-        if self.code_trits not in (CODE_TERMS, CODE_TERMS + 1):
-            raise ValueError(f"code_trits must be {CODE_TERMS} or {CODE_TERMS + 1}, got {self.code_trits}")
-        if self.is_sparse and (self.weight_source != "ebr" or self.columns % self.code_trits):
-            raise ValueError(f"code_trits {self.code_trits} needs weight_source ebr and a multiple of it as columns")
+        if self.weight_depth > 1 << TILE_ADDRESS_BITS:
+            raise ValueError(f"weight_depth must be at most {1 << TILE_ADDRESS_BITS}, got {self.weight_depth}")
+        if self.code_trits not in (CODE_TERMS, SPARSE_GROUP):
+            raise ValueError(f"code_trits must be {CODE_TERMS} or {SPARSE_GROUP}, got {self.code_trits}")
+        if self.has_sparse_codes and (self.weight_source != "ebr" or self.lanes % SPARSE_GROUP
+                                      or self.word_lanes % self.rows or self.block_beats > 1 << UNFILLED_BITS):
+            raise ValueError(f"code_trits {self.code_trits} needs weight_source ebr, a multiple of it as lanes, rows "
+                             f"that divide a word of the KV cache, and at most {1 << UNFILLED_BITS} block_beats")
         if self.slots < 1:
             raise ValueError(f"slots must be positive, got {self.slots}")
         if self.slots > 1 and (self.weight_source, self.rows, self.block_beats) != ("sdram", 1, 1):
@@ -182,9 +188,9 @@ class Config:
         return ceil(self.columns / self.code_trits)
 
     @property
-    def is_sparse(self) -> bool:
+    def has_sparse_codes(self) -> bool:
         """Whether exactly one in each four weights is zero, so that no code stands for nothing."""
-        return self.code_trits > CODE_TERMS
+        return self.code_trits == SPARSE_GROUP
 
     @property
     def row_words(self) -> int:

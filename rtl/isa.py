@@ -9,6 +9,8 @@ themselves serve all slots at once.
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
+from rtl.config import TILE_ADDRESS_BITS, UNFILLED_BITS
+
 PROGRAM_BITS = 72
 SCALARS = 32               # scalar registers; each holds mantissa * 2**exponent
 MANTISSA_BITS = 16         # in [2**15, 2**16)
@@ -95,13 +97,14 @@ SCALE_MANTISSA_BITS = 14   # bits of a scalar's mantissa that reach the lanes
 SCALE_SHIFT_STEP = 4       # lane shifts are multiples of this ...
 SCALE_SHIFT_MAX = 28       # ... up to this
 
-# name, width; packed from bit 0 upwards in this order after the common fields
+# name, width; packed from bit 0 upwards in this order after the common fields. MATVEC with ``fill`` takes its last
+# ``unfilled`` beats of activations as zero, until the next that fills; only where codes are of four trits.
 COMMON = (("opcode", 4), ("wait", 6))
 FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.END: (),
     Opcode.EMBED: (("dst", 8), ("beats", 7), ("ra", 5), ("rd", 5), ("row", 16), ("fixed", 1)),
     Opcode.MATVEC: (("src", 8), ("blocks", 7), ("fill", 1), ("groups", 12), ("planes", 3), ("dst", 8),
-                    ("shift", 4), ("rd", 5), ("address", 11), ("unfilled", 3)),
+                    ("shift", 4), ("rd", 5), ("address", TILE_ADDRESS_BITS), ("unfilled", UNFILLED_BITS)),
     Opcode.VECTOR: (("fn", 3), ("target", 3), ("src", 8), ("src2", 8), ("dst", 8), ("beats", 7), ("ra", 5),
                     ("rb", 5), ("rc", 5), ("rd", 5), ("segmented", 1)),
     Opcode.SCALAR: (("fn", 2), ("ra", 5), ("rb", 5), ("rd", 5), ("mantissa", 16), ("exponent", 9)),

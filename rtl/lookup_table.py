@@ -1,6 +1,6 @@
 """Lookup tables of sums of activations, and the circuit that fills all of them at once."""
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, Signature
@@ -14,6 +14,7 @@ from rtl.register_copy import RegisterCopy
 from rtl.timing import TABLE_ENTRIES, table_cycles, table_latency
 
 INDEX_BITS = CODE_BITS - 1
+TERMS = data.StructLayout({"pick": 3, "negative": 2})    # how the terms of an entry are made, see `TableFill`
 FILL_FAN_OUT = 14               # tables that share one copy of what steers their filling
 
 
@@ -185,50 +186,49 @@ class TableFill(wiring.Component):
             second_step.eq(step), first_step.eq(second_step), writes.eq(second_step.any()),
             address.eq(second_step[:INDEX_BITS] | block << INDEX_BITS),
             self.write.address.eq(address), self.write.enable.eq(writes)]
-        terms = self._terms(step, second_step, first_step)
+        terms = Signal(TERMS)
+        self._terms(m, step, second_step, first_step, terms)
         pairs = place_adders(m, "pair", [ACTIVATION_BITS + 1] * self._codes, primitives=self._primitives)
         sums = place_adders(m, "entry", [sum_bits(1)] * self._codes, primitives=self._primitives)
         for code, (pair, entry_adder) in enumerate(zip(pairs, sums, strict=True)):
             if code % FILL_FAN_OUT == 0:
                 m.submodules[f"controls_{code}"] = copy = RegisterCopy(
-                    width=len(terms), primitives=self._primitives)
+                    width=TERMS.size, primitives=self._primitives)
                 m.d.comb += copy.i.eq(terms)
-                third_pick, second_pick, second_negative, first_pick, first_negative = copy.o
+                here = data.View(TERMS, copy.o)
             columns = [activations[code * self._code_trits + index] for index in range(self._code_trits)]
             third = Signal(signed(ACTIVATION_BITS), name=f"third_{code}", reset_less=True)
             pair_sum = Signal(signed(ACTIVATION_BITS + 1), name=f"pair_sum_{code}", reset_less=True)
             entry = Signal(signed(sum_bits(1)), name=f"entry_{code}", reset_less=True)
             if self._code_trits == CODE_TERMS:
-                first, second, last = columns[0], columns[1], Mux(third_pick, columns[2], 0)
-                first_gate, second_gate = first_pick, second_pick
+                first, second, last = columns[0], columns[1], Mux(here.pick[2], columns[2], 0)
+                gates = here.pick[:2]
             else:
-                first, second, last = (Mux(pick, columns[place + 1], columns[place]) for place, pick in
-                                       enumerate((first_pick, second_pick, third_pick)))
-                first_gate = second_gate = 1
-            m.d.comb += connect_adder(pair, third, second, gate=second_gate, negative=second_negative,
-                                      carry=second_negative)
-            m.d.comb += connect_adder(entry_adder, pair_sum, first, gate=first_gate, negative=first_negative,
-                                      carry=first_negative)
+                first, second, last = (Mux(here.pick[place], columns[place + 1], columns[place])
+                                       for place in range(CODE_TERMS))
+                gates = C(0b11, 2)
+            m.d.comb += connect_adder(pair, third, second, gate=gates[1], negative=here.negative[1],
+                                      carry=here.negative[1])
+            m.d.comb += connect_adder(entry_adder, pair_sum, first, gate=gates[0], negative=here.negative[0],
+                                      carry=here.negative[0])
             m.d.comb += self.write.data[code].eq(entry)
             m.d.sync += [third.eq(last), pair_sum.eq(pair.o), entry.eq(entry_adder.o)]
 
-    def _terms(self, last: Signal, second: Signal, first: Signal) -> Cat:
-        """Of the entries of three steps: how the last term is picked, then the second and its sign, the first and its.
+    def _terms(self, m: Module, third: Signal, second: Signal, first: Signal, terms: data.View) -> None:
+        """How each term of an entry is made; it is added in a step of its own, the third one first.
 
-        Three trits pick whether a column counts at all. Of four, a term is its column or, behind the zero, the next.
+        Of three columns each is a term, and ``pick`` lets it count. Of four, a term is the column of its place or,
+        with ``pick``, the next one, because the zero is before it.
         """
-        trits = {step: entry_trits(step % (1 << INDEX_BITS), self._code_trits)
-                 for step in range(1, TABLE_ENTRIES[self._code_trits] + 1)}
-
-        def any_of(step: Signal, wanted: list[int]) -> Value:
-            return Cat(step == number for number in wanted).any()
-
-        if self._code_trits == CODE_TERMS:
-            picks = [[step for step, of in trits.items() if of[place]] for place in range(CODE_TERMS)]
-            terms = [[of[place] for place in range(CODE_TERMS)] for of in trits.values()]
-        else:
-            picks = [[step for step, of in trits.items() if of.index(0) <= place] for place in range(CODE_TERMS)]
-            terms = [[trit for trit in of if trit] for of in trits.values()]
-        negative = [[step for step, of in zip(trits, terms, strict=True) if of[place] < 0] for place in range(2)]
-        return Cat(any_of(last, picks[2]), any_of(second, picks[1]), any_of(second, negative[1]),
-                   any_of(first, picks[0]), any_of(first, negative[0]))
+        steps = range(1, TABLE_ENTRIES[self._code_trits] + 1)
+        trits = {step: entry_trits(step % (1 << INDEX_BITS), self._code_trits) for step in steps}
+        for place, step in enumerate((first, second, third)):
+            if self._code_trits == CODE_TERMS:
+                picked = [number for number in steps if trits[number][place]]
+                negative = [number for number in steps if trits[number][place] < 0]
+            else:
+                picked = [number for number in steps if trits[number].index(0) <= place]
+                negative = [number for number in steps if [trit for trit in trits[number] if trit][place] < 0]
+            m.d.comb += terms.pick[place].eq(Cat(step == number for number in picked).any())
+            if place < 2:
+                m.d.comb += terms.negative[place].eq(Cat(step == number for number in negative).any())

@@ -6,12 +6,12 @@ from amaranth.hdl import Shape, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import In, Out, Signature
 
-from rtl.config import ELEMENT_BITS, EXPONENT_BITS
+from rtl.config import ELEMENT_BITS, EXPONENT_BITS, TILE_ADDRESS_BITS
 from rtl.isa import FIELDS, MANTISSA_BITS, SCALAR_EXPONENT_BITS, Opcode
 
 SCALAR = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(SCALAR_EXPONENT_BITS)})
 ROTATION = data.StructLayout({"cosine": signed(16), "sine": signed(16)})
-FETCH = data.StructLayout({"address": 12, "tiles": 18})
+FETCH = data.StructLayout({"address": TILE_ADDRESS_BITS, "tiles": 18})
 NEXT_TOKEN = data.StructLayout({"token": 16, "first": 1})       # of a text, for the drafter
 DRAFT = data.StructLayout({"token": 16, "known": 1})            # what the drafter guesses
 LOAD_ADDRESS_BITS = 28

@@ -48,8 +48,8 @@ SDRAM_CLOCKS = Fraction(5, 3)   # SDRAM clocks in one engine clock of the stream
 WORD_SDRAM_CLOCKS = 2      # in which its 16-bit bus carries a word
 DECODED_TILES = 3          # tiles that the decoder of the SDRAM stream holds ready
 BASE3_WORD_TRITS = 20      # trits in one 32-bit word of the SDRAM stream
-TABLE_ENTRIES = {3: 13, 4: 16}     # sums that the lookup table of a code of so many trits holds, besides zero
-TABLE_LEAD = {3: 0, 4: 1}  # cycles that the first of them, the sum of three activations or only of one, waits for these
+TABLE_ENTRIES = {3: 13, 4: 16}     # sums that are written into the lookup table of a code of so many trits
+TABLE_LEAD = {3: 0, 4: 1}  # cycles before the first of them: of four trits it needs all activations, of three one
 DRAFT_CYCLES = DRAFT_TOKENS + 4     # from one draft to the next
 TABLE_READY_CYCLES = 3     # from the end of a fill to the first read; also the least latency of a weight source
 

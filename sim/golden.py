@@ -129,6 +129,7 @@ class Golden:
         # Vector memory and, from `attention_beat` on, what the attention unit holds.
         self.vector = np.zeros((1 << ADDRESS_BITS, c.lanes), np.int64)
         self.activation = np.zeros((c.activation_depth, c.lanes), np.int64)
+        self.filled = np.zeros(0, np.int64)     # what the engine's tables were filled from
         self.query = np.zeros((c.query_groups * c.word_beats, c.lanes), np.int64)
         self.query_exponent = 0
         self.cache = {t: np.zeros((c.kv_slots, c.context, c.word_lanes), np.int8) for t in (Target.KEY, Target.VALUE)}
@@ -220,8 +221,11 @@ class Golden:
         return self._write(op, Target.VECTOR, fixed.saturate(fixed.lane_scale(row, self.scalars[op.ra]), ELEMENT_BITS))
 
     def _matvec(self, weights: np.ndarray, op: Op) -> np.ndarray:
-        a = self.activation[op.src : op.src + op.blocks * self.config.block_beats].ravel()
-        out = matvec(weights, a, op.shift)
+        if op.fill or self.config.slots > 1:
+            filled = self.activation[op.src : op.src + op.blocks * self.config.block_beats].copy()
+            filled[len(filled) - op.unfilled :] = 0
+            self.filled = filled.ravel()
+        out = matvec(weights, self.filled, op.shift)
         self.vector.reshape(-1)[op.dst * self.config.lanes :][: out.size] = out
         self.scalars[op.rd] = fixed.normalise(np.abs(out).max())
         return out

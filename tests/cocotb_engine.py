@@ -51,7 +51,7 @@ def random_ops(config: Config, chance: np.random.Generator) -> Iterator[Op]:
             "shift": int(chance.integers(sum_shift(blocks * config.columns, planes), config.shift_max + 1)),
             "rd": int(chance.integers(0, 32)),
             "address": int(chance.integers(0, config.weight_depth - count + 1)) if config.weight_depth else 0,
-            "unfilled": int(chance.integers(0, config.block_beats)) if config.is_sparse else 0})
+            "unfilled": int(chance.integers(0, config.block_beats)) if config.has_sparse_codes else 0})
 
 
 class Bench:

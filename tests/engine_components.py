@@ -8,7 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 
 from host.packing import codes_to_words, relative_signs, to_codes
-from rtl.config import RESIDENT, SPARSE, STREAM, TINY, Config
+from rtl.config import RESIDENT, SPARSE, SPARSE_GROUP, STREAM, TINY, Config
 from rtl.op_layout import load_port
 from rtl.slot_engine import SlotEngine
 from rtl.tile_engine import TileEngine
@@ -22,6 +22,7 @@ ODD_STREAM = replace(STREAM, name="odd_stream", slots=1, lanes=10, block_beats=2
 WIDE_STREAM = replace(STREAM, name="wide_stream", slots=1, table_blocks=9, activation_depth=12, vector_depth=16)
 SPARSE_ROWS = replace(SPARSE, name="sparse_rows", rows=2, weight_depth=128)
 ODD_SPARSE = replace(ODD_MEMORY, name="odd_sparse", lanes=20, sampler_lanes=4, vector_depth=24, code_trits=4)
+SPARSE_BLOCKS = replace(ODD_SPARSE, name="sparse_blocks", table_blocks=3, activation_depth=12)
 RESIDENT_ROWS = replace(RESIDENT, name="resident_rows", rows=2, weight_depth=128)
 
 
@@ -41,10 +42,10 @@ def random_trits(config: Config, chance: np.random.Generator, tiles: int) -> np.
     trits = chance.integers(-1, 2, shape)
     trits[:3] = 1
     trits[3:6] = -1
-    if config.is_sparse:
-        groups = trits.reshape(-1, 4)
+    if config.has_sparse_codes:
+        groups = trits.reshape(-1, SPARSE_GROUP)
         groups[groups == 0] = 1
-        groups[np.arange(len(groups)), chance.integers(0, 4, len(groups))] = 0
+        groups[np.arange(len(groups)), chance.integers(0, SPARSE_GROUP, len(groups))] = 0
     return trits.astype(np.int8)
 
 

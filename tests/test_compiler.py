@@ -99,6 +99,17 @@ def test_damaged_images_are_refused(tmp_path: Path) -> None:
             assert image.image_id == synthetic_image("tiny").image_id, index
 
 
+def test_image_of_another_version_is_refused(tmp_path: Path) -> None:
+    """An image of last year called damaged, so that its owner copies it again."""
+    path = tmp_path / "a.img"
+    synthetic_image("tiny").save(path)
+    data = bytearray(path.read_bytes())
+    data[8] -= 1
+    path.write_bytes(data)
+    with pytest.raises(TritloomError, match="an image of another version of this program; compile the model again"):
+        Image.load(path)
+
+
 def test_image_for_another_geometry_is_refused() -> None:
     """An image run on gateware it was not compiled for."""
     with pytest.raises(TritloomError, match="compile the model for it"):

@@ -11,6 +11,7 @@ from tests.engine_components import (
     ODD_SPARSE,
     ODD_STREAM,
     RESIDENT_ROWS,
+    SPARSE_BLOCKS,
     SPARSE_ROWS,
     WIDE_STREAM,
     EngineWithDecoder,
@@ -46,7 +47,7 @@ def test_resident_rows() -> None:
     run_engine(RESIDENT_ROWS, seeds=6, load_stride=17)
 
 
-@pytest.mark.parametrize("config", [ODD_SPARSE, SPARSE_ROWS], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [ODD_SPARSE, SPARSE_BLOCKS, SPARSE_ROWS], ids=lambda config: config.name)
 def test_sparse_codes(config: Config) -> None:
     """Four trits per code: an entry of the wrong columns or sign, or activations where there are none."""
     run_engine(config, seeds=6, load_stride=17)

@@ -11,14 +11,14 @@ from host.hazards import check_hazards
 from host.image import Image
 from host.importer import load_checkpoint
 from host.predict import timeline
-from rtl.config import HGRN, RESIDENT, STREAM, TINY, Config
+from rtl.config import CONFIGS, HGRN, RESIDENT, SPARSE, STREAM, TINY, Config
 from rtl.isa import Op, Opcode, Unit
 from sim.token_loop import Pass
 from tests.shapes import SHAPES, STORIES, synthetic_image
 from tests.small_hgrn import SmallHgrn
 
 BANKED = replace(TINY, name="banked", bank_beats=16)
-PARALLEL = {"tiny": TINY, "banked": BANKED, "resident": RESIDENT, "stream": STREAM}
+PARALLEL = {"tiny": TINY, "banked": BANKED, "sparse": SPARSE, "resident": RESIDENT, "stream": STREAM}
 
 
 @cache
@@ -35,7 +35,7 @@ def check(config: Config, program: list[Op]) -> None:
         check_hazards(config, timeline(config, program, position))
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "resident", "stream"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_programs_have_no_hazards(name: str) -> None:
     """A mask without a unit whose result, place or port an operation needs."""
     image = synthetic_image(name)

@@ -10,7 +10,7 @@ from host.packing import (
     codes_to_words,
     from_base3,
     from_codes,
-    is_sparse,
+    has_one_zero_in_four,
     relative_signs,
     to_base3,
     to_codes,
@@ -41,7 +41,7 @@ def test_sparse_codes_are_sign_zero_and_relative_signs() -> None:
 @pytest.mark.parametrize("trits", [(0, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
 def test_other_than_one_zero_in_four_is_refused(trits: tuple[int, ...]) -> None:
     """A weight lost or made up on the way into a code."""
-    assert not is_sparse(np.array(trits))
+    assert not has_one_zero_in_four(np.array(trits))
     with pytest.raises(ValueError, match="exactly one zero"):
         to_codes(np.array(trits, np.int8), 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from safetensors import safe_open
 
 from host.drafts import DRAFTS_FILE
-from models.training.data import Tokenizer
+from models.training.data import Tokenizer, sha256
 from models.training.evaluate import sample_texts
-from models.training.student import Student
+from models.training.export import load
+
+RECORD_FILE = "loss_curve.json"
 
 CARD = """# {name}
 
@@ -98,6 +102,14 @@ FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse"
 OWN_FOLDER = "stories1m"       # that the trainer writes unless told otherwise
 
 
+def has_own_drafts(folder: Path) -> bool:
+    """Whether there are drafts beside a model, and they are of these weights."""
+    if not (folder / DRAFTS_FILE).exists():
+        return False
+    with safe_open(folder / DRAFTS_FILE, "numpy") as drafts:
+        return drafts.metadata()["model_sha256"] == sha256(folder / "model.safetensors")
+
+
 def write_plot(record: dict[str, Any], path: Path) -> None:
     """Training target and held-out loss over tokens seen."""
     curve = record["curve"]
@@ -116,14 +128,16 @@ def write_plot(record: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, path: Path) -> None:
-    """The card of the checkpoint beside it: numbers from the record, samples from the model."""
+def write_card(folder: Path) -> None:
+    """The card of a checkpoint beside it: numbers from its record, samples from the model."""
+    record, model, path = json.loads((folder / RECORD_FILE).read_text()), load(folder), folder / "README.md"
+    tokenizer = Tokenizer(folder / "tokenizer.bin")
     config, options = model.config, record["options"]
     samples = (
         f"{title}:\n\n" + "\n".join(f"> {line}" for line in text.splitlines())
         for title, text in sample_texts(model, tokenizer).items()
     )
-    name = path.parent.name
+    name = folder.name
     chosen = {option: options.get(option, default) for option, default in FURTHER.items()}
     further = [f" --{option.replace('_', '-')}" + ("" if value is True else f" {value}")
                for option, value in chosen.items() if value != FURTHER[option]]
@@ -131,9 +145,9 @@ def write_card(record: dict[str, Any], model: Student, tokenizer: Tokenizer, pat
     card = CARD.format(
         name=name,
         weights=SPARSE if config.sparse else TERNARY,
-        drafts=DRAFTS if (path.parent / DRAFTS_FILE).exists() else "",
+        drafts=DRAFTS if has_own_drafts(folder) else "",
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        kilobytes=round((path.parent / "model.safetensors").stat().st_size / 1000),
+        kilobytes=round((folder / "model.safetensors").stat().st_size / 1000),
         layers=config.num_layers,
         hidden=config.hidden_size,
         heads=config.num_heads,

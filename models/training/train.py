@@ -24,10 +24,10 @@ from rich.progress import Progress, TimeElapsedColumn
 from torch import Tensor, nn
 
 from models.training import data as corpora
-from models.training.card import write_card, write_plot
+from models.training.card import RECORD_FILE, write_card, write_plot
 from models.training.data import Corpus, Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
-from models.training.export import export, load, start_from
+from models.training.export import export, start_from
 from models.training.optim import Rates, StudentOptimisers
 from models.training.student import Student, StudentConfig, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
@@ -194,9 +194,9 @@ def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: floa
     student = student_loss(out, held_out)
     losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
     written = record(run, data, losses)
-    (out / "loss_curve.json").write_text(json.dumps(written, indent=1) + "\n")
+    (out / RECORD_FILE).write_text(json.dumps(written, indent=1) + "\n")
     write_plot(written, out / "loss_curve.png")
-    write_card(written, load(out), Tokenizer(out / "tokenizer.bin"), out / "README.md")
+    write_card(out)
     return student
 
 

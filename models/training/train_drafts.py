@@ -18,6 +18,7 @@ from rich.progress import track
 from safetensors.numpy import save_file
 
 from host.drafts import DRAFTS_FILE
+from models.training.card import write_card
 from models.training.data import Tokenizer, sha256, token_stream, training_stories
 from models.training.export import load
 from models.training.ngrams import choose, count
@@ -74,6 +75,7 @@ def main(
     drafts = choose(counts, contexts)
     write_drafts(model / DRAFTS_FILE, drafts, {
         "model_sha256": sha256(model / "model.safetensors"), "tokens": str(len(text)), "temperature": str(temperature)})
+    write_card(model)
     lengths = np.bincount([len(context) for context, _ in drafts], minlength=DRAFT_TOKENS + 1)[1:]
     print(f"{model / DRAFTS_FILE}: {len(drafts)} contexts, of 1 to {DRAFT_TOKENS} tokens {lengths.tolist()}")
 
