@@ -17,6 +17,7 @@ from host.swap import SwapMap, map_of
 from rtl import build_flow
 from rtl.build_flow import BITSTREAM, IMAGE
 from rtl.config import STREAM
+from rtl.csr_map import RAM_BYTES
 from rtl.firmware_build import IMAGE_ID_AT, build_firmware, with_image_id
 from tests.bench import ROOT
 from tests.shapes import STORIES, synthetic_image
@@ -26,11 +27,19 @@ from tests.test_cli import fail, succeed
 BLOCK_HEAD = bytes.fromhex("b2d00100")
 
 
+def full_firmware(folder: Path) -> bytes:
+    """The firmware, and noise to the end of its RAM: yosys numbers cells otherwise if two block RAMs hold the same."""
+    firmware = build_firmware(folder)
+    return firmware + np.random.default_rng(0).bytes(RAM_BYTES - len(firmware))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a build that holds the first model; tests only read it."""
     folder = tmp_path_factory.mktemp("built")
-    small_build(folder).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_flow, "build_firmware", full_firmware)
+        small_build(folder).run()
     return folder
 
 
@@ -63,7 +72,7 @@ class TestSwap:
         """In every byte, and with a build that knew the model from synthesis on and needed no map."""
         out = succeed(capsys, "swap", bitstream, other)
         assert out.startswith(f"{bitstream}: image {small_image(1).image_id:08x} for small in 18 block RAMs")
-        firmware = build_firmware(ROOT / "build" / "firmware")
+        firmware = full_firmware(ROOT / "build" / "firmware")
         job = replace(small_build(tmp_path / "direct"),
                       make_soc=lambda **options: SmallSoc(**options | {"image": small_image(1), "firmware": firmware}))
         monkeypatch.setattr(build_flow, "find_blocks", lambda *_: [])
