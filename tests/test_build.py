@@ -12,6 +12,7 @@ from boards import BOARDS
 from boards.ecp5_pll import PHASE_DETECTOR_HZ, PHASE_STEPS, VCO_HZ, PllOutput, pll_settings
 from boards.ulx3s import OSCILLATOR_HZ
 from host.errors import TritloomError
+from host.session import OWN_MODELS
 from rtl import build
 from rtl.build_flow import BITSTREAM, ENGINE, LOG, REPORT, Build
 from rtl.build_netlist import drop_unused_carries, lut_sites, top_module
@@ -96,9 +97,11 @@ def test_image_of_another_geometry_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "model"), [
-    ("nano", "words4k"), ("tiny", "synthetic"), ("resident", "stories1m"), ("stream", "stories1m")])
+    ("nano", "words4k"), ("tiny", "synthetic"), ("sparse", "stories1m-sparse"), ("resident", "stories1m"),
+    ("stream", "stories1m")])
 def test_each_configuration_has_a_model(name: str, model: str) -> None:
     """A build that needs ``--model``, or puts a model into a bitstream that another configuration is for."""
+    assert set(CONFIGS) == {*build.RANDOM_MODELS, *OWN_MODELS}
     assert build.image_for(CONFIGS[name], None).model["name"] == model
 
 

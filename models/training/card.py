@@ -94,7 +94,7 @@ again.
 TERNARY = "Projections are BitNet b1.58: absmean trits"
 SPARSE = """Projections are 3:4-sparse trits:
 exactly one in each four weights of a row is zero, which leaves 32 ways and so takes five bits. The same
-holds for both planes of the head. Each group drops what is smallest; one scale per tensor"""
+holds for both planes of the head. Each group drops what is smallest. Tensors have one scale each"""
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
