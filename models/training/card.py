@@ -99,7 +99,6 @@ PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse": False}
-OWN_FOLDER = "stories1m"       # that the trainer writes unless told otherwise
 
 
 def has_own_drafts(folder: Path) -> bool:
@@ -141,7 +140,6 @@ def write_card(folder: Path) -> None:
     chosen = {option: options.get(option, default) for option, default in FURTHER.items()}
     further = [f" --{option.replace('_', '-')}" + ("" if value is True else f" {value}")
                for option, value in chosen.items() if value != FURTHER[option]]
-    further += [] if name == OWN_FOLDER else [f" --out models/{name}"]
     card = CARD.format(
         name=name,
         weights=SPARSE if config.sparse else TERNARY,
