@@ -97,11 +97,6 @@ class Layout:
 
 def _check_units(shape: Shape, config: Config) -> None:
     """Units that the model needs are there, and built for its heads and weights."""
-    if config.has_sparse_codes and not shape.is_sparse:
-        raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use another "
-                            "configuration")
-    if config.has_sparse_codes:
-        _check_padding(shape, config)
     if shape.mixer == "hgrn" and not config.has_recurrence:
         raise TritloomError(f"the model mixes tokens by the recurrence hgrn, {config.name} by attention only; use a "
                             "configuration with has_recurrence")
@@ -114,6 +109,11 @@ def _check_units(shape: Shape, config: Config) -> None:
                                 f"which groups {config.query_groups} queries per KV head")
     if shape.activation == "silu" and not config.has_silu:
         raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
+    if config.has_sparse_codes and not shape.is_sparse:
+        raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use another "
+                            "configuration")
+    if config.has_sparse_codes:
+        _check_padding(shape, config)
 
 
 def _check_padding(shape: Shape, config: Config) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from host.packing import to_base3, to_codes
 from rtl.config import CODE_BITS, SIGN, Config, sign_reference
+from rtl.op_layout import FETCH
 from tests.bench import STALL_PATTERNS, StreamDriver, StreamMonitor, check_equal, parameters, start
 from tests.engine_components import initial_trits
 
@@ -39,7 +40,7 @@ async def memory(dut: Any, seed: int) -> None:
     for _ in range(12):
         count = int(chance.integers(1, 30))
         address = int(chance.integers(0, CONFIG.weight_depth - count + 1))
-        requests.append(address | count << 12)
+        requests.append(FETCH.const({"address": address, "tiles": count}).as_bits())
         expected += [tile_bits(tile) for tile in trits[address : address + count]]
     cocotb.start_soon(fetch.send(requests))
     check_equal("tile", await tiles.receive(len(expected), timeout_cycles=100 * len(expected)), expected)
