@@ -27,7 +27,7 @@ class SDRAMPads(wiring.Component):
 
     Members
     -------
-    pins : the pins of an SDRAM controller; ``dq_oe`` drives the data bus.
+    pins : the pins of an SDRAM controller; ``dq_oe_n`` low drives the data bus.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class SDRAMPads(wiring.Component):
             value = getattr(self.pins, name)
             m.d.comb += pad.o.eq(~value if name in INVERTED_OUTPUTS else value)
         m.submodules.dq = dq = io.FFBuffer("io", self.ports.dq, i_domain="sdram", o_domain="sdram")
-        m.d.comb += [dq.o.eq(self.pins.dq_o), dq.oe.eq(self.pins.dq_oe), self.pins.dq_i.eq(dq.i)]
+        m.d.comb += [dq.o.eq(self.pins.dq_o), dq.oe.eq(~self.pins.dq_oe_n), self.pins.dq_i.eq(dq.i)]
         m.submodules.clock = clock = io.DDRBuffer("o", self.ports.clk, o_domain="sdram_chip")
         m.d.comb += [clock.o[0].eq(Const(1)), clock.o[1].eq(Const(0))]
         return m

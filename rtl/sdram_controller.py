@@ -45,13 +45,17 @@ class MemorySignature(wiring.Signature):
 
 
 class PinsSignature(wiring.Signature):
-    """Pins of the chip, all driven from and sampled by registers; boards add their I/O buffers."""
+    """Pins of the chip, all driven from and sampled by registers; boards add their I/O buffers.
+
+    Where the pads take an active low signal, the register holds it so: an inverter on the way to sixteen pads is placed
+    far from most of them.
+    """
 
     def __init__(self) -> None:
         super().__init__({
             "cke": Out(1), "cs_n": Out(1, init=1), "ras_n": Out(1, init=1), "cas_n": Out(1, init=1),
             "we_n": Out(1, init=1), "ba": Out(BANK_BITS),
-            "a": Out(ROW_ADDRESS_BITS), "dqm": Out(2), "dq_o": Out(16), "dq_oe": Out(1), "dq_i": In(16)})
+            "a": Out(ROW_ADDRESS_BITS), "dqm": Out(2), "dq_o": Out(16), "dq_oe_n": Out(1, init=1), "dq_i": In(16)})
 
 
 def plan(part: SDRAMPart, clock_hz: float, *, burst_words: int = 64,
@@ -158,7 +162,7 @@ class SDRAMController(wiring.Component):
             pins.cs_n.eq(command.code == Command.NOP),
             Cat(pins.we_n, pins.cas_n, pins.ras_n).eq(command.code), pins.ba.eq(command.bank),
             pins.a.eq(command.address),
-            pins.dq_o.eq(Mux(tick, write_data[16:], write_data[:16])), pins.dq_oe.eq(column.code == Command.WRITE),
+            pins.dq_o.eq(Mux(tick, write_data[16:], write_data[:16])), pins.dq_oe_n.eq(column.code != Command.WRITE),
         ]
 
     def _count(self, m: Module, column: data.View, reading: Signal, writing: Signal, access: Signal,

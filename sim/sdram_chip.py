@@ -20,4 +20,4 @@ def chip_instance(part: SDRAMPart, clock_hz: float, pins: wiring.PureInterface, 
         "sdram_chip", p_ROW_BITS=part.row_bits, p_COLUMN_BITS=part.column_bits,
         **{f"p_{name.upper()}": cycles for name, cycles in timing.items()}, i_clk=clock, i_cke=pins.cke,
         i_cs_n=pins.cs_n, i_ras_n=pins.ras_n, i_cas_n=pins.cas_n, i_we_n=pins.we_n, i_ba=pins.ba, i_a=pins.a,
-        i_dqm=pins.dqm, i_dq_i=pins.dq_o, i_dq_oe=pins.dq_oe, o_dq_o=pins.dq_i)
+        i_dqm=pins.dqm, i_dq_i=pins.dq_o, i_dq_oe=~pins.dq_oe_n, o_dq_o=pins.dq_i)

@@ -24,9 +24,9 @@ class Driver:
 
     def __init__(self, dut: Any) -> None:
         self.dut = dut
-        for name in ("cke", "cs_n", "ras_n", "cas_n", "we_n"):
+        for name in ("cke", "cs_n", "ras_n", "cas_n", "we_n", "dq_oe_n"):
             getattr(dut, f"pins__{name}").value = 1
-        for name in ("ba", "a", "dqm", "dq_o", "dq_oe"):
+        for name in ("ba", "a", "dqm", "dq_o"):
             getattr(dut, f"pins__{name}").value = 0
 
     async def command(self, code: int, bank: int = 0, address: int = 0, cycles: int = 1, *, drive: bool = True) -> None:
@@ -37,10 +37,10 @@ class Driver:
             dut.pins__cs_n.value = int(now == NOP)
             dut.pins__ras_n.value, dut.pins__cas_n.value, dut.pins__we_n.value = now >> 2 & 1, now >> 1 & 1, now & 1
             dut.pins__ba.value, dut.pins__a.value = bank, address
-            dut.pins__dq_oe.value = int(code == WRITE and cycle < 2 and drive)
+            dut.pins__dq_oe_n.value = int(not (code == WRITE and cycle < 2 and drive))
             await RisingEdge(dut.clk)
         dut.pins__cs_n.value = 1
-        dut.pins__dq_oe.value = 0
+        dut.pins__dq_oe_n.value = 1
 
     async def run(self, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -108,9 +108,9 @@ async def words_return(driver: Driver) -> None:
         dut.pins__dqm.value = mask
         dut.pins__dq_o.value = words[0]
         await driver.command(WRITE, 3, column, 1)
-        dut.pins__dq_o.value, dut.pins__dq_oe.value = words[1], 1
+        dut.pins__dq_o.value, dut.pins__dq_oe_n.value = words[1], 0
         await RisingEdge(dut.clk)
-        dut.pins__dq_oe.value = 0
+        dut.pins__dq_oe_n.value = 1
     dut.pins__dqm.value = 0
     await driver.command(NOP, cycles=4)
     await driver.command(READ, 3, 8, 1)

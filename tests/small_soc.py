@@ -118,7 +118,7 @@ class SmallSoc(wiring.Component):
         m = Module()
         m.submodules.core = core = self._core
         m.d.cpu += self.uart_tx.eq(self.uart_rx)
-        m.d.sdram += [self.sdram.a.eq(self.sdram.a + 1), self.sdram.dq_oe.eq(self.sdram.a[3]),
+        m.d.sdram += [self.sdram.a.eq(self.sdram.a + 1), self.sdram.dq_oe_n.eq(self.sdram.a[3]),
                       self.sdram.dq_o.eq(self.sdram.dq_i + 1)]
         m.d.comb += [core.i.eq(self.uart_rx), self.leds.eq(core.o)]
         return m
