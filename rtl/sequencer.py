@@ -106,14 +106,15 @@ class Sequencer(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [counter.eq(0), section.eq(0), slot.eq(0), opening.eq(1)]
+                # The first operation is decoded before a pass starts; from the memory it could not be offered in time.
+                m.d.sync += [*take, counter.eq(0), section.eq(0), slot.eq(0), opening.eq(1)]
                 with m.If(loop.go):
                     m.d.sync += counter.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += take
                 if slots == 1:
-                    m.d.sync += offer.eq(Mux(self.busy.any(), 0, arriving))
+                    m.d.sync += offer.eq(Mux(self.busy.any(), 0, chosen))
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 ready = clear & ~accept & ~again
