@@ -1,7 +1,8 @@
 """The token program: macro-operations that the sequencer issues, one 72-bit word each.
 
 Pure Python: the compiler encodes, the golden model interprets and the gateware decodes from these tables.
-Operations issue in order. One issues when every unit named in its ``wait`` mask is idle, and its own unit is too.
+Operations issue in order. One issues when every unit named in its ``wait`` mask is idle, and its own unit is too, which
+the mask of a program word names as well.
 Where tokens share a pass, what lies between two operations of ``JOINT`` is done for one slot after the other; these
 themselves serve all slots at once.
 """
@@ -135,7 +136,7 @@ class Op:
         ValueError: a field is missing, unknown, or out of range.
         """
         layout = COMMON + FIELDS[self.opcode]
-        values = {"opcode": int(self.opcode), "wait": int(self.wait), **self.fields}
+        values = {"opcode": int(self.opcode), "wait": int(self.wait | UNIT_OF[self.opcode]), **self.fields}
         if unknown := set(values) - {name for name, _ in layout}:
             raise ValueError(f"{self.opcode.name} has no field {sorted(unknown)}")
         word, position = 0, 0
@@ -160,7 +161,7 @@ class Op:
             values[name] = word >> position & (1 << width) - 1
             position += width
         del values["opcode"]
-        wait = Unit(values.pop("wait"))
+        wait = Unit(values.pop("wait")) & ~UNIT_OF[opcode]
         if "exponent" in values and values["exponent"] >= 1 << SCALAR_EXPONENT_BITS - 1:
             values["exponent"] -= 1 << SCALAR_EXPONENT_BITS
         return Op(opcode, wait, values)

@@ -7,7 +7,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from rtl.config import Config
-from rtl.isa import COMMON, FIELDS, JOINT, PROGRAM_BITS, UNIT_OF, Opcode, Unit
+from rtl.isa import COMMON, FIELDS, JOINT, PROGRAM_BITS, Opcode, Unit
 from rtl.op_layout import load_port, op_layout
 from rtl.token_loop import DRAFT_PORT, TOKEN_RECORD, TokenLoop
 from rtl.wide_load import wide_write
@@ -74,22 +74,18 @@ class Sequencer(wiring.Component):
         self._connect(m, loop)
 
         counter = Signal(range(self._config.program_depth))
-        op = Signal(PROGRAM_BITS)
-        chosen = Signal(1 << OPCODE_BITS)   # one bit per opcode: that of op, decoded on its way there
-        joint = Signal()                    # op serves all slots
-        waits = Signal(len(Unit))           # units that op waits for: those in its mask and its own
+        op = Signal(PROGRAM_BITS)           # decoded here: the memory's word comes too late in a cycle
+        opcode, waits = op[:OPCODE_BITS], op[OPCODE_BITS:FIELD_BASE]
+        chosen = Cat(opcode == candidate for candidate in Opcode)
+        joint = Cat(chosen[candidate] for candidate in JOINT).any()      # op serves all slots
         # The bit of op's opcode, if these units were idle in the cycle before. They still are, so an offer needs no
         # answer: that of a distant unit would be the longest way of the chip.
-        offer = Signal.like(chosen)
+        offer = Signal(len(Opcode))
         silent = Signal()                   # in place of an offer to the sampler, for a slot whose next token is known
-        arriving = Cat(read.data[:OPCODE_BITS] == opcode for opcode in range(len(chosen)))
-        own = Cat(Cat(arriving[opcode] for opcode in DISPATCHED if UNIT_OF[opcode] == unit).any() for unit in Unit)
-        take = [op.eq(read.data), chosen.eq(arriving), waits.eq(read.data[OPCODE_BITS:FIELD_BASE] | own),
-                joint.eq(Cat(arriving[opcode] for opcode in JOINT).any())]
         clear, accept = Signal(), Signal()
         # First operation after the last that served all slots; whether op is that operation; slot at work.
         section, opening, slot = Signal.like(counter), Signal(), Signal(range(slots))
-        again = joint & ~opening & (slot != loop.active - 1)
+        again = (slots > 1) & joint & ~opening & (slot != loop.active - 1)
         m.d.comb += [
             read.addr.eq(counter), clear.eq(~(waits & self.busy).any()), loop.slot.eq(slot),
             loop.sampling.eq(offer[Opcode.SAMPLE]),
@@ -99,20 +95,19 @@ class Sequencer(wiring.Component):
         # the operation after the one in op.
         m.d.sync += [offer.eq(0), silent.eq(0)]
         with m.If(accept):
-            m.d.sync += [*take, counter.eq(counter + 1), opening.eq(joint)]
+            m.d.sync += [op.eq(read.data), counter.eq(counter + 1), opening.eq(joint)]
             with m.If(joint):
                 m.d.sync += [section.eq(counter), slot.eq(0)]
         self._issue(m, op, offer, slot)
 
         with m.FSM():
             with m.State("IDLE"):
-                # The first operation is decoded before a pass starts; from the memory it could not be offered in time.
-                m.d.sync += [*take, counter.eq(0), section.eq(0), slot.eq(0), opening.eq(1)]
+                m.d.sync += [op.eq(read.data), counter.eq(0), section.eq(0), slot.eq(0), opening.eq(1)]
                 with m.If(loop.go):
                     m.d.sync += counter.eq(1)
                     m.next = "LOAD"
             with m.State("LOAD"):
-                m.d.sync += take
+                m.d.sync += op.eq(read.data)
                 if slots == 1:
                     m.d.sync += offer.eq(Mux(self.busy.any(), 0, chosen))
                 m.next = "ISSUE"
@@ -127,7 +122,7 @@ class Sequencer(wiring.Component):
                 with m.If(offer[Opcode.END] | (offer[Opcode.SECTION] & op[FIELD_BASE] & loop.reads)):
                     m.d.comb += loop.ended.eq(1)
                     m.next = "IDLE"
-                with m.If(chosen[max(Opcode) + 1 :].any()):
+                with m.If(opcode > max(Opcode)):
                     m.d.comb += loop.abort.eq(1)
                     m.next = "IDLE"
             with m.State("BACK"):
@@ -161,6 +156,3 @@ class Sequencer(wiring.Component):
         write = memory.write_port()
         enable, address, word = wide_write(m, self.load, PROGRAM_BITS)
         m.d.comb += [write.en.eq(enable), write.addr.eq(address), write.data.eq(word)]
-
-
-assert all(unit.bit_count() <= 1 for unit in UNIT_OF.values())
