@@ -41,7 +41,10 @@ class ReservedQueue(wiring.Component):
     """A queue from the SDRAM to the engine domain whose writer never asks for space, because it is reserved.
 
     Without a way back for the read pointer the write side is a counter, fast enough for the SDRAM clock at any depth.
-    Both domains must be reset together. Latency: 4 engine cycles.
+    Both domains must be reset together. Words come from the pads and the block RAMs may lie anywhere, so a register
+    stands between them.
+
+    Latency: a cycle of the source and 4 engine cycles.
 
     Parameters
     ----------
@@ -68,12 +71,14 @@ class ReservedQueue(wiring.Component):
         written, written_gray, written_gray_here = (Signal(pointer_bits) for _ in range(3))
         read, read_following = Signal(pointer_bits), Signal(pointer_bits)
         available, move = Signal(), Signal()
+        word, write = Signal(32, reset_less=True), Signal()
 
         m.submodules.pointer = FFSynchronizer(written_gray, written_gray_here, o_domain="sync")
         # The pointer follows the word by one edge, and its copy here by two more, so a visible word is a stored word.
-        source += [written.eq(written + self.write), written_gray.eq(written ^ written >> 1)]
+        source += [word.eq(self.word), write.eq(self.write), written.eq(written + write),
+                   written_gray.eq(written ^ written >> 1)]
         m.d.comb += [
-            write_port.addr.eq(written), write_port.data.eq(self.word), write_port.en.eq(self.write),
+            write_port.addr.eq(written), write_port.data.eq(word), write_port.en.eq(write),
             available.eq(written_gray_here != (read ^ read >> 1)),
             move.eq(available & (~self.o.valid | self.o.ready)),
             read_following.eq(read + move), read_port.addr.eq(read_following), read_port.en.eq(1),

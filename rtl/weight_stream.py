@@ -170,6 +170,11 @@ class WeightStream(wiring.Component):
         m.submodules.responses = responses = AsyncFIFO(
             width=32, depth=2, r_domain="sync", w_domain=self._sdram_domain)
         host, request = self.host.request, Signal(layout)
+        # The host's request gets a register: what it comes from lies far away.
+        pending, order = Signal(), Signal(HOST_REQUEST)
+        with m.If(~pending):
+            m.d.sync += [pending.eq(host.valid), order.eq(host.payload)]
+        m.d.comb += host.ready.eq(~pending)
         # A register between queue and controller keeps the controller's ready out of the queue's pointers.
         full, held = Signal(), Signal(layout)
         with m.If(~full):
@@ -177,29 +182,28 @@ class WeightStream(wiring.Component):
         with m.Elif(self.memory.request.ready):
             m.d[self._sdram_domain] += full.eq(0)
         reading = Signal()                     # a host read is under way: its response has a place waiting
-        burst_ready = Signal()
+        burst_ready, single_ready = Signal(), Signal()
         m.d.comb += [
-            host.ready.eq(requests.w_rdy & ~reading),
-            burst_ready.eq(walker.valid & reservation.enough & ~(host.valid & ~reading)),
+            single_ready.eq(pending & ~reading), burst_ready.eq(walker.valid & reservation.enough & ~single_ready),
             walker.ready.eq(requests.w_rdy & burst_ready),
             reservation.take.eq(walker.ready), reservation.words.eq(walker.words),
-            requests.w_en.eq(burst_ready | host.valid & ~reading), requests.w_data.eq(request),
-            request.data.eq(host.payload.data),
+            requests.w_en.eq(burst_ready | single_ready), requests.w_data.eq(request),
+            request.data.eq(order.data),
             requests.r_en.eq(~full), self.memory.request.payload.eq(held), self.memory.request.valid.eq(full),
             responses.w_data.eq(self.memory.data.word),
             responses.w_en.eq(self.memory.data.valid & ~self.memory.data.stream),
             self.host.response.payload.eq(responses.r_data), self.host.response.valid.eq(responses.r_rdy),
             responses.r_en.eq(self.host.response.ready),
         ]
-        with m.If(host.valid & ~reading):
+        with m.If(single_ready):
             m.d.comb += [
-                request.address.eq(host.payload.address), request.words.eq(1),
-                request.access.eq(Mux(host.payload.write, Access.WRITE, Access.OTHER_READ))]
+                request.address.eq(order.address), request.words.eq(1),
+                request.access.eq(Mux(order.write, Access.WRITE, Access.OTHER_READ))]
         with m.Else():
             m.d.comb += [request.address.eq(walker.address), request.words.eq(walker.words),
                          request.access.eq(Access.STREAM_READ)]
-        with m.If(host.valid & host.ready):
-            m.d.sync += reading.eq(~host.payload.write)
+        with m.If(single_ready & requests.w_rdy):
+            m.d.sync += [pending.eq(0), reading.eq(~order.write)]
         with m.Elif(responses.r_rdy & responses.r_en):
             m.d.sync += reading.eq(0)
 
