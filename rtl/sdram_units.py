@@ -125,7 +125,7 @@ class Maintenance(wiring.Component):
                         m.next = "SERVE"
                     with m.Else():
                         m.d.comb += [self.command.code.eq(Command.MODE), self.command.address.eq(mode)]
-                        m.d.sync += [timer.eq(slots(timing.mrd) - 1), self.ready.eq(1), owed.eq(0)]
+                        m.d.sync += [timer.eq(slots(timing.mrd) - 1), self.ready.eq(1)]
             with m.State("SERVE"):
                 m.d.comb += [self.hold.eq(0), self.active.eq(0)]
                 with m.If(due | owing & self.quiet & ~self.wanted):
@@ -135,6 +135,9 @@ class Maintenance(wiring.Component):
                 with m.If(self.quiet):
                     m.d.sync += [left.eq(owed), owed.eq(interval == 0)]
                     m.next = "CLOSE"
+        # Power-up refreshes all. That its end waits for the timer does not reach the count: the way would be too long.
+        with m.If(~self.ready):
+            m.d.sync += owed.eq(0)
         return m
 
 
