@@ -109,10 +109,10 @@ def _check_units(shape: Shape, config: Config) -> None:
                                 f"which groups {config.query_groups} queries per KV head")
     if shape.activation == "silu" and not config.has_silu:
         raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
-    if config.has_sparse_codes and not shape.is_sparse:
-        raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use another "
-                            "configuration")
     if config.has_sparse_codes:
+        if not shape.is_sparse:
+            raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use "
+                                "another configuration")
         _check_padding(shape, config)
 
 

@@ -102,6 +102,7 @@ class Sequencer(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
+                # op holds the first operation before a pass starts, so that LOAD can offer it.
                 m.d.sync += [op.eq(read.data), counter.eq(0), section.eq(0), slot.eq(0), opening.eq(1)]
                 with m.If(loop.go):
                     m.d.sync += counter.eq(1)
