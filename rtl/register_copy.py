@@ -1,6 +1,6 @@
 """A register that synthesis must not share with its copies."""
 
-from amaranth import C, ClockSignal, Instance, Module
+from amaranth import C, ClockSignal, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -40,7 +40,9 @@ class RegisterCopy(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if self._primitives == "portable":
-            m.d.sync += self.o.eq(self.i)
+            held = Signal(self._width, reset_less=True)
+            m.d.sync += held.eq(self.i)
+            m.d.comb += self.o.eq(held)
             return m
         for bit in range(self._width):
             m.submodules[f"bit_{bit}"] = Instance(
