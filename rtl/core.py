@@ -1,6 +1,6 @@
 """The accelerator: sequencer, units and memories of one engine clock domain."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -33,6 +33,9 @@ UNITS = ("engine", "vector", "scalar", "attention", "sampler", "rotary")
 class Core(wiring.Component):
     """Executes the image's token program, token after token.
 
+    Its registers have no reset but ``reset``, of which every part has a copy: as one register it would have thousands
+    of loads all over the chip. What is registered between the parts follows its input, and needs none.
+
     Latency: `host.predict.predict` per token.
 
     Parameters
@@ -43,6 +46,7 @@ class Core(wiring.Component):
 
     Members
     -------
+    reset : ends a run and everything that is under way, a cycle later; memories keep what they hold.
     start, stop, tokens, position, running, done, finished, fault : the run, see `Sequencer`.
     prompt, records : tokens in and out, see `Sequencer`.
     sampling, temperature : sample by the Gumbel-max trick at an inverse temperature, else argmax.
@@ -79,7 +83,7 @@ class Core(wiring.Component):
                        else WeightMemory(config=config, init=sections["weights"], primitives=primitives))
         self.drafter = Drafter(config=config, init=sections["drafts"]) if config.draft_sets else None
         members = {
-            "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
+            "reset": In(1), "start": In(1), "stop": In(1), "tokens": In(16), "position": In(16),
             "running": Out(1), "done": Out(1), "finished": Out(1), "fault": Out(8),
             "prompt": In(stream.Signature(16)),
             "records": Out(stream.Signature(TOKEN_RECORD)),
@@ -96,7 +100,7 @@ class Core(wiring.Component):
         parts = {name: getattr(self, name) for name in (
             "sequencer", *UNITS, "memory", "cache", "embedding", "source")}
         for name, part in parts.items():
-            m.submodules[name] = part
+            m.submodules[name] = self._resettable(m, name, part)
         sequencer, engine, vector, scalar, attention, sampler, rotary, memory, cache, embedding, source = parts.values()
         self._run(m, sequencer)
         ops = sequencer.ops
@@ -138,6 +142,12 @@ class Core(wiring.Component):
         self._load(m, loads)
         return m
 
+    def _resettable(self, m: Module, name: str, part: wiring.Component) -> ResetInserter:
+        """The part, behind a copy of the reset that is its own."""
+        m.submodules[f"{name}_reset"] = copy = RegisterCopy(width=1, primitives=self._primitives)
+        m.d.comb += copy.i.eq(self.reset)
+        return ResetInserter(copy.o)(part)
+
     def _results(self, m: Module, parts: dict) -> None:
         """What the engine writes, and how long."""
         engine, memory, scalar = parts["engine"], parts["memory"], parts["scalar"]
@@ -147,7 +157,8 @@ class Core(wiring.Component):
             connect(m, engine.result, scalar.results[0])
             return
         rows, result = memory.write_rows, scalar.results[0]
-        m.submodules.beats = beats = BeatQueue(lanes=self._config.lanes, address_bits=len(rows.address))
+        beats = BeatQueue(lanes=self._config.lanes, address_bits=len(rows.address))
+        m.submodules.beats = self._resettable(m, "beats", beats)
         m.d.comb += [
             beats.i.enable.eq(engine.write.enable), beats.i.data.eq(engine.write.data),
             beats.i.address.eq(Cat(engine.write.beat[:ADDRESS_BITS], engine.write.slot)),
@@ -169,7 +180,8 @@ class Core(wiring.Component):
         elif self.streaming:
             m.d.comb += engine.fetch.ready.eq(1)
         if self.drafter is not None:
-            m.submodules.drafter = drafter = self.drafter
+            drafter = self.drafter
+            m.submodules.drafter = self._resettable(m, "drafter", drafter)
             connect(m, sequencer.drafts.text, drafter.tokens)
             connect(m, drafter.drafts, sequencer.drafts.guesses)
             # Constant while a run lasts, and far from where it is read.

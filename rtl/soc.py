@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from amaranth import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -75,12 +75,10 @@ class Soc(wiring.Component):
         m = Module()
         m.submodules.cpu = cpu = self._cpu
         m.submodules.control = control = self._control
-        # The reset of the accelerator reaches most of the device: it comes straight from a register.
-        m.domains.core = ClockDomain(local=True)
-        reset = Signal(init=1)
-        m.d.sync += reset.eq(control.run.soft_reset)
-        m.d.comb += [ClockSignal("core").eq(ClockSignal()), ResetSignal("core").eq(reset)]
+        # The accelerator distributes its reset itself: its domain has none.
+        m.domains.core = ClockDomain(local=True, reset_less=True)
         core = self.core
+        m.d.comb += [ClockSignal("core").eq(ClockSignal()), core.reset.eq(control.run.soft_reset | ResetSignal())]
         m.submodules.core = DomainRenamer("core")(core)
         m.submodules.counters = counters = EventCounters(names=EVENTS)
         m.d.comb += [cpu.rx.eq(self.uart_rx), self.uart_tx.eq(cpu.tx), self.leds.eq(cpu.leds)]
