@@ -65,7 +65,8 @@ def accumulate_dots(m: Module, *, bits: int, primitives: str, valid: Value, plan
     """
     m.submodules.triple = triple = GatedAdder(width=bits, primitives=primitives)
     m.submodules.accumulate = accumulate = GatedAdder(width=bits, primitives=primitives)
-    total, element = (Signal(signed(bits), reset_less=True) for _ in range(2))
+    total = Signal(signed(bits))            # begins at zero, also if the run before ended within an element
+    element = Signal(signed(bits), reset_less=True)
     m.d.comb += connect_adder(triple, total, total << 1, gate=plane)
     m.d.comb += connect_adder(accumulate, triple.o, dot, negative=negative, carry=carry)
     m.d.sync += element.eq(Mux(show, accumulate.o, 0))
