@@ -96,8 +96,8 @@ class Attention(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self._config
-        op = Signal.like(self.op.payload)
-        last = Signal(c.context_log2)
+        op = Signal.like(self.op.payload, reset_less=True)
+        last = Signal(c.context_log2, reset_less=True)
         # What is counted or compared begins anew a cycle later: it lies far apart, and its first event is later still.
         self._start, self._clear = Signal(), Signal()
         m.d.sync += self._clear.eq(self._start)

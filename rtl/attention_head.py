@@ -83,7 +83,9 @@ class HeadScore(wiring.Component):
             shifted.append(score[:SCORE_BITS])
             excess.append(top.any() & ~top.all())
         limit = Cat((~r_dot[-1]).replicate(SCORE_BITS - 1), r_dot[-1])
-        m.d.sync += self.score.eq(Mux(Array(excess)[r_coarse], limit, Array(shifted)[r_coarse]))
+        s_score = Signal.like(self.score, reset_less=True)
+        m.d.sync += s_score.eq(Mux(Array(excess)[r_coarse], limit, Array(shifted)[r_coarse]))
+        m.d.comb += self.score.eq(s_score)
         return m
 
 
@@ -126,13 +128,14 @@ class HeadWeight(wiring.Component):
         distance = Signal(SCORE_BITS, reset_less=True)
         # One bit below the weight is kept, so that rounding is one increment.
         shifted = Signal(PROBABILITY_BITS + 1, reset_less=True)
+        weight = Signal.like(self.weight, reset_less=True)
         m.d.sync += [
             own.eq(self.stored),
             distance.eq(greatest - own),
             shifted.eq((exp2.probability << 1) >> self.shift),
-            self.weight.eq((shifted + 1) >> 1),
+            weight.eq((shifted + 1) >> 1),
         ]
-        m.d.comb += exp2.distance.eq(distance)
+        m.d.comb += [exp2.distance.eq(distance), self.weight.eq(weight)]
         with m.If(self.clear):
             m.d.sync += [greatest.eq(lowest), self.total.eq(0)]
         with m.Else():

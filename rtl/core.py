@@ -1,6 +1,6 @@
 """The accelerator: sequencer, units and memories of one engine clock domain."""
 
-from amaranth import Cat, Module, Mux, ResetInserter, Signal
+from amaranth import Cat, Elaboratable, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -33,8 +33,8 @@ UNITS = ("engine", "vector", "scalar", "attention", "sampler", "rotary")
 class Core(wiring.Component):
     """Executes the image's token program, token after token.
 
-    Its registers have no reset but ``reset``, of which every part has a copy: as one register it would have thousands
-    of loads all over the chip. What is registered between the parts follows its input, and needs none.
+    Made for a clock domain without a reset: every part has its own copy of ``reset``, which as one register would have
+    thousands of loads all over the chip. What is registered between the parts follows its input, and needs none.
 
     Latency: `host.predict.predict` per token.
 
@@ -142,7 +142,7 @@ class Core(wiring.Component):
         self._load(m, loads)
         return m
 
-    def _resettable(self, m: Module, name: str, part: wiring.Component) -> ResetInserter:
+    def _resettable(self, m: Module, name: str, part: wiring.Component) -> Elaboratable:
         """The part, behind a copy of the reset that is its own."""
         m.submodules[f"{name}_reset"] = copy = RegisterCopy(width=1, primitives=self._primitives)
         m.d.comb += copy.i.eq(self.reset)

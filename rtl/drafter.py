@@ -107,14 +107,15 @@ class Drafter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self._config
-        text = Signal(data.ArrayLayout(c.token_bits, DRAFT_TOKENS))     # the last tokens, the latest first
+        text = Signal(data.ArrayLayout(c.token_bits, DRAFT_TOKENS), reset_less=True)    # the last, the latest first
         ahead = Signal.like(text)                                       # the same with the drafts so far
         started, restarted = Signal(), Signal()                         # a token came; no draft has since
-        crc = Signal(32)
+        crc = Signal(32, reset_less=True)
         step = Signal(range(max(c.recent_words, PROBE_CYCLES + 1)))
         # Where the token after the text will be remembered: found on the way to its draft.
         after_nothing = [context_key((0,) * length) & (1 << self._place_bits) - 1 for length in RECENT_TOKENS]
-        held = Signal(data.ArrayLayout(self._place_bits, len(RECENT_TOKENS)), init=after_nothing)
+        held = Signal(data.ArrayLayout(self._place_bits, len(RECENT_TOKENS)), init=after_nothing,
+                      reset_less=True)
         m.submodules.recent = recent = OnePortMemory(shape=self._recent_layout, depth=c.recent_words)
         place = ~crc[: self._place_bits]
         context_token, half = Signal(16), Signal(32)
@@ -175,7 +176,8 @@ class Drafter(wiring.Component):
 
         token = unsigned(self._config.token_bits)
         hit = Signal(data.StructLayout({"recent": 1, "learned": DRAFT_WAYS}))
-        hit_tokens = Signal(data.StructLayout({"recent": token, "learned": data.ArrayLayout(token, DRAFT_WAYS)}))
+        hit_tokens = Signal(data.StructLayout({"recent": token, "learned": data.ArrayLayout(token, DRAFT_WAYS)}),
+                            reset_less=True)
         remembered = recent.read_data
         # The words that are there in a step belong to the context of one token less.
         may_be_recent = self.uses_text & Cat(step == length + 1 for length in RECENT_TOKENS).any()

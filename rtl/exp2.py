@@ -63,5 +63,7 @@ class Exp2Negative(wiring.Component):
         # Shift to one bit below the result, then round half up.
         kept = d_value[-PROBABILITY_BITS - 1 :]
         h_shifted = Signal(PROBABILITY_BITS + 1, reset_less=True)
-        m.d.sync += [h_shifted.eq(kept >> d_whole), self.probability.eq((h_shifted + 1) >> 1)]
+        probability = Signal.like(self.probability, reset_less=True)
+        m.d.sync += [h_shifted.eq(kept >> d_whole), probability.eq((h_shifted + 1) >> 1)]
+        m.d.comb += self.probability.eq(probability)
         return m

@@ -29,7 +29,7 @@ class Rotary(wiring.Component):
     op : operations.
     busy : an operation is under way, and ``factors`` are changing.
     position : current position, constant while busy.
-    factors : cosine and sine per pair; those of position 0 after reset.
+    factors : cosine and sine per pair; those of position 0 at power-up.
     load : writes the table; address ``fine | index | pair | sine``, 16 bits of data.
 
     Raises
@@ -54,8 +54,7 @@ class Rotary(wiring.Component):
             "op": In(stream.Signature(op_layout(Opcode.ROTARY))),
             "busy": Out(1),
             "position": In(context_log2),
-            "factors": Out(data.ArrayLayout(ROTATION, self._pairs),
-                           init=[{"cosine": 1 << ROTARY_FRACTION, "sine": 0}] * self._pairs),
+            "factors": Out(data.ArrayLayout(ROTATION, self._pairs)),
             "load": In(load_port())})
 
     def elaborate(self, platform: object) -> Module:
@@ -72,7 +71,7 @@ class Rotary(wiring.Component):
         ]
 
         phase, pair = Signal(range(5)), Signal(range(self._pairs + 1))
-        coarse, fine = Signal(ROTATION), Signal(ROTATION)
+        coarse, fine = (Signal(ROTATION, name=name, reset_less=True) for name in ("coarse", "fine"))
         step = 1 << self._index_bits
         address = Mux(phase == 0, self.position >> self._index_bits, self.position & (step - 1) | step)
         m.d.comb += read.addr.eq(Cat(pair[: self._pair_bits], address[: self._index_bits + 1]))
@@ -95,12 +94,15 @@ class Rotary(wiring.Component):
         """The four products of a pair follow its reads and overlap those of the next pair."""
         first, second = (Signal(signed(FACTOR_BITS), reset_less=True) for _ in range(2))
         product, total = (Signal(signed(2 * FACTOR_BITS), reset_less=True) for _ in range(2))
-        cosine = Signal(signed(FACTOR_BITS))
+        cosine = Signal(signed(FACTOR_BITS), reset_less=True)
         take = Signal(self._pairs)     # which pair the results of phase 4 are of: decoded ahead, it has many loads
         rounded = (total + (1 << ROTARY_FRACTION - 1)) >> ROTARY_FRACTION
         m.d.sync += product.eq(first * second)
         m.d.sync += take.eq(Mux(self.busy & (phase == 3), Cat(pair == index + 1 for index in range(self._pairs)), 0))
-        for index, factor in enumerate(self.factors):
+        factors = Signal(self.factors.shape(), reset_less=True,
+                         init=[{"cosine": 1 << ROTARY_FRACTION, "sine": 0}] * self._pairs)
+        m.d.comb += self.factors.eq(factors)
+        for index, factor in enumerate(factors):
             with m.If(take[index]):
                 m.d.sync += [factor.cosine.eq(cosine), factor.sine.eq(rounded)]
         with m.Switch(phase):

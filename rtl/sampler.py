@@ -173,7 +173,7 @@ class Sampler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes = self._config.sampler_lanes
-        op = Signal.like(self.op.payload)
+        op = Signal.like(self.op.payload, reset_less=True)
         start, greedy = Signal(), Signal()
         m.d.comb += self.op.ready.eq(~self.busy)
         m.d.sync += start.eq(self.op.valid & self.op.ready)
@@ -193,7 +193,7 @@ class Sampler(wiring.Component):
             m.d.comb += [noise.slot.eq(Mux(start, op.src[ADDRESS_BITS:], self.rewind_slot)), noise.keep.eq(start),
                          noise.restore.eq(self.rewind)]
         m.submodules.best = best = Best(lanes=lanes)
-        remaining = Signal(COUNT_BITS)
+        remaining = Signal(COUNT_BITS, reset_less=True)
         with m.If(start):
             m.d.sync += remaining.eq(op.count)
         with m.Elif(valid[SATURATED]):
@@ -218,8 +218,8 @@ class Sampler(wiring.Component):
         c = self._config
         lanes, chunks = c.sampler_lanes, c.lanes // c.sampler_lanes
         reading, more = Signal(), Signal()
-        left = Signal(COUNT_BITS)
-        beat = Signal.like(self.memory_read.address)
+        left = Signal(COUNT_BITS, reset_less=True)
+        beat = Signal.like(self.memory_read.address, reset_less=True)
         chunk = Signal(range(chunks))
         read_chunk, beat_chunk = Signal.like(chunk), Signal.like(chunk)
         logits = Signal(data.ArrayLayout(signed(ELEMENT_BITS), lanes), reset_less=True)
@@ -240,7 +240,7 @@ class Sampler(wiring.Component):
         """Multiplier and shift steps of the operation, from stage LOGIT of its first chunk on."""
         m.submodules.factor = factor = LaneFactor()
         given, computed = Signal(), Signal()
-        multiplier, steps = Signal(FACTOR_BITS), Signal(SHIFT_STEPS_BITS)
+        multiplier, steps = Signal(FACTOR_BITS, reset_less=True), Signal(SHIFT_STEPS_BITS, reset_less=True)
         m.d.comb += [
             self.scalar_read.enable.eq(start), self.scalar_read.address.eq(op.ra),
             factor.scalar.eq(self.scalar_read.data)]

@@ -32,7 +32,7 @@ class Normaliser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # Coarse: from the leading nibble down.
-        aligned, exponent = Signal(ALIGNED_BITS), Signal.like(self.i.exponent)
+        aligned, exponent = Signal(ALIGNED_BITS, reset_less=True), Signal.like(self.i.exponent, reset_less=True)
         below = C(0, ALIGNED_BITS - NIBBLE_BITS)
         padded = Cat(below, self.i.value)
         m.d.sync += [
@@ -100,7 +100,7 @@ class ScalarRegisters(wiring.Component):
         write = cells.write_port()
 
         # Stages: n normalise, w write.
-        n_result, n_valid = Signal(self._result), Signal()
+        n_result, n_valid = Signal(self._result, reset_less=True), Signal()
         taken = C(0, 1)
         chosen = C(0, self._result.size)
         for result in self.results:

@@ -75,23 +75,23 @@ class ScalarUnit(wiring.Component):
         result, (a, b) = registers.results[0], (registers.read[0].data, registers.read[1].data)
         point = table.read_port()
 
-        operation = Signal(self.op.payload.shape())
+        operation = Signal(self.op.payload.shape(), reset_less=True)
         root = operation.fn == ScalarFn.RSQRT
         offset = a.mantissa[: MANTISSA_BITS - 1]
         m.d.comb += [
             registers.read[0].address.eq(operation.ra), registers.read[1].address.eq(operation.rb),
             point.addr.eq(Mux(root, Cat(offset[FRACTION_BITS:], a.exponent[0], C(1, 1)), offset[FRACTION_BITS - 1 :])),
         ]
-        first, second = Signal(MANTISSA_BITS), Signal(SCALAR)
-        exponent, step = Signal(signed(SCALAR_EXPONENT_BITS)), Signal(Step)
-        product = Signal(2 * MANTISSA_BITS)
+        first, second = Signal(MANTISSA_BITS, reset_less=True), Signal(SCALAR, reset_less=True)
+        exponent, step = Signal(signed(SCALAR_EXPONENT_BITS), reset_less=True), Signal(Step)
+        product = Signal(2 * MANTISSA_BITS, reset_less=True)
         delivers = Signal()     # decoded ahead: all other results wait for this one
         m.d.sync += product.eq(first * second.mantissa)
         # A product of two mantissas has one bit less than both together, or as many.
         wide = product[-1]
         normal = Mux(wide, product[MANTISSA_BITS:], product[MANTISSA_BITS - 1 :])
         # Block RAM is too slow to subtract from in the cycle of its data.
-        base = Signal.like(point.data.base)
+        base = Signal.like(point.data.base, reset_less=True)
         interpolated = base - product[SLOPE_BITS:]
         m.d.comb += [
             result.payload.register.eq(operation.rd), result.payload.value.eq(normal[:MANTISSA_BITS]),

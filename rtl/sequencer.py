@@ -74,7 +74,7 @@ class Sequencer(wiring.Component):
         self._connect(m, loop)
 
         counter = Signal(range(self._config.program_depth))
-        op = Signal(PROGRAM_BITS)           # decoded here: the memory's word comes too late in a cycle
+        op = Signal(PROGRAM_BITS, reset_less=True)  # decoded here: the memory's word comes too late in a cycle
         opcode, waits = op[:OPCODE_BITS], op[OPCODE_BITS:FIELD_BASE]
         chosen = Cat(opcode == candidate for candidate in Opcode)
         joint = Cat(chosen[candidate] for candidate in JOINT).any()      # op serves all slots

@@ -1,6 +1,6 @@
 """One slot of an engine: an activation buffer, and the sums of its activations with the weights that pass."""
 
-from amaranth import Module, Signal, signed
+from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -71,8 +71,13 @@ class Slot(wiring.Component):
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
         m.submodules.dot = dot = TritDot(lanes=c.lanes, primitives=self._primitives)
         output, activations = (Signal(int8s(c.lanes), reset_less=True) for _ in range(2))
-        m.d.sync += [self.o.eq(self.i), output.eq(read.data), activations.eq(output)]
+        passed = Signal(pass_layout(c), reset_less=True)
+        tag = Signal(3)                     # without which what is passed says nothing
+        m.d.sync += [passed.eq(self.i), tag.eq(Cat(self.i.valid, self.i.plane, self.i.last)), output.eq(read.data),
+                     activations.eq(output)]
         m.d.comb += [
+            self.o.beat.eq(passed.beat), self.o.trits.eq(passed.trits),
+            Cat(self.o.valid, self.o.plane, self.o.last).eq(tag),
             write.en.eq(self.activation.enable), write.addr.eq(self.activation.address),
             write.data.eq(self.activation.data), read.addr.eq(self.o.beat),
             dot.activations.eq(activations), dot.trits.eq(self.o.trits),

@@ -65,7 +65,7 @@ class SlotEngine(wiring.Component):
         c = self._config
         m.submodules.counter = counter = TileCounter(table_blocks=c.table_blocks)
         m.submodules.results = results = SlotResults(config=c, primitives=self._primitives)
-        op = Signal(op_layout(Opcode.MATVEC))
+        op = Signal(op_layout(Opcode.MATVEC), reset_less=True)
         accept = self.op.valid & self.op.ready
         last_slot = Signal(range(c.slots))
         m.d.sync += last_slot.eq(self.slots - 1)

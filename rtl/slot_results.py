@@ -85,7 +85,8 @@ class SlotResults(wiring.Component):
 
     def _element(self, m: Module) -> tuple[Signal, data.View]:
         """The element, and the tag a cycle before that of the first slot."""
-        merged, element = Signal(signed(sum_bits(self._config)), reset_less=True), Signal(signed(ELEMENT_BITS))
+        merged = Signal(signed(sum_bits(self._config)), reset_less=True)
+        element = Signal(signed(ELEMENT_BITS), reset_less=True)
         m.d.sync += merged.eq(reduce(or_, self.sums))
         if self._config.shift_max:
             round_element(m, merged, self.half, self.shift, element)

@@ -71,7 +71,7 @@ class TileEngine(wiring.Component):
         m.submodules.peak = peak = Peak(rows=c.rows, primitives=self._primitives)
         connect(m, flipped(self.activation), fill.activation)
 
-        op = Signal(op_layout(Opcode.MATVEC))
+        op = Signal(op_layout(Opcode.MATVEC), reset_less=True)
         accept = self.op.valid & self.op.ready
         m.d.comb += [
             self.busy.eq(~self.op.ready), peak.clear.eq(accept),

@@ -78,11 +78,12 @@ class TokenLoop(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         slots, context = self._config.slots, self._config.context
-        position, remaining = Signal(16), Signal(16)    # of the pass's first input; inputs of the run that are left
+        # Of the pass's first input; inputs of the run that are left.
+        position, remaining = (Signal(16, name=name, reset_less=True) for name in ("position", "remaining"))
         count, known = Signal.like(self.active), Signal.like(self.active)   # tokens gathered, and those no drafts
         place = Signal(range(slots))                    # slot that is judged
-        tokens = Array(Signal(TOKEN_BITS, name=f"token_{slot}") for slot in range(slots))
-        cycles, latest = Signal(32), Signal(TOKEN_BITS)
+        tokens = Array(Signal(TOKEN_BITS, name=f"token_{slot}", reset_less=True) for slot in range(slots))
+        cycles, latest = Signal(32, reset_less=True), Signal(TOKEN_BITS)
         starting, stopping = Signal(), Signal()         # registered, for tokens and start come from far away
         m.d.sync += [
             cycles.eq(cycles + 1), starting.eq(self.start & (self.tokens != 0)),
@@ -190,12 +191,12 @@ class TokenLoop(wiring.Component):
 
         A cycle after ``place``.
         """
-        samples = Array(Signal(TOKEN_BITS, name=f"sample_{slot}") for slot in range(len(tokens)))
+        samples = Array(Signal(TOKEN_BITS, name=f"sample_{slot}", reset_less=True) for slot in range(len(tokens)))
         working = Signal.like(place)                    # slot that the sampler works for
         with m.If(self.sampling):
             m.d.sync += working.eq(self.slot)
         m.d.sync += samples[working].eq(self.sampled)
-        follows, sampled, final = Signal(TOKEN_BITS), Signal(), Signal()
+        follows, sampled, final = Signal(TOKEN_BITS, reset_less=True), Signal(), Signal()
         next_token = tokens[place + 1] if len(tokens) > 1 else tokens[0]
         next_known = place + 1 < known
         with m.If(next_known):

@@ -79,7 +79,7 @@ class TritDecoder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        digits = Signal(DIGIT_BITS * BASE3_WORD_TRITS * self._tile_words)
+        digits = Signal(DIGIT_BITS * BASE3_WORD_TRITS * self._tile_words, reset_less=True)
         filled = Signal(range(self._tile_words + 1))
         decoded, decoded_valid = Signal(DIGIT_BITS * BASE3_WORD_TRITS), Signal()
 

@@ -1,6 +1,6 @@
 """Dot product of activations and trits without tables: gated adders, then a tree."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -72,7 +72,10 @@ class TritDot(wiring.Component):
                 joined.append((adder.o.as_signed(), left[1], left[2] + right[2]))
             nodes = joined + nodes[len(pairs) * 2 :]
             level += 1
-        m.d.sync += Cat(self.o, self.carry).eq(Cat(nodes[0][0], nodes[0][1]))
+        value, carry, _ = nodes[0]
+        total, total_carry = Signal.like(self.o, reset_less=True), Signal(reset_less=True)
+        m.d.sync += [total.eq(value), total_carry.eq(carry)]
+        m.d.comb += [self.o.eq(total), self.carry.eq(total_carry)]
         return m
 
     def _chains(self, m: Module, chains: list[range]) -> list:

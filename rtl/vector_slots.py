@@ -56,8 +56,8 @@ class VectorSlots(wiring.Component):
         active, waiting = Signal(), Signal()
         paired, rotate, gate, segmented = Signal(), Signal(), Signal(), Signal()
         second, opening = Signal(), Signal()
-        a_address, b_address = Signal(self._address_bits), Signal(self._second_bits)
-        left = Signal(7)
+        a_address, b_address = Signal(self._address_bits, reset_less=True), Signal(self._second_bits, reset_less=True)
+        left = Signal(7, reset_less=True)
 
         def is_fn(fn: VectorFn) -> Signal:
             return (self.fn == fn) & ~self.embed

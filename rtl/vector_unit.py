@@ -111,7 +111,7 @@ class VectorUnit(wiring.Component):
             primitives=self._primitives)
         start = Signal()
         layout = data.StructLayout({"embed": 1, "op": self.op.payload.shape()})
-        taken, operation = Signal(layout), Signal(layout)
+        taken, operation = Signal(layout), Signal(layout, reset_less=True)
         self._accept(m, start, taken, operation)
 
         # A multiplication by a constant would become a multiplier block if written as one.
@@ -162,7 +162,7 @@ class VectorUnit(wiring.Component):
     def _write(self, m: Module, start: Signal, taken: data.View, operation: data.View, lanes: VectorLanes,
                exponent: Signal) -> None:
         """Write results to the target."""
-        address = Signal.like(taken.dst)
+        address = Signal.like(taken.dst, reset_less=True)
         with m.If(start):
             m.d.sync += address.eq(taken.dst)
         with m.Elif(lanes.o_valid):

@@ -55,7 +55,7 @@ class WeightMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         c = self._config
-        left = Signal(FETCH["tiles"].shape)
+        left = Signal(FETCH["tiles"].shape, reset_less=True)
         valid = Signal(2)
         advance = self.tiles.ready | ~valid[1]
         address, step = Signal(range(c.weight_depth)), Signal()     # step: tiles are left

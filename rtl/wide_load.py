@@ -17,7 +17,7 @@ def wide_write(m: Module, load: Value, width: int) -> tuple[Value, Value, Value]
     pieces = -(-width // PIECE_BITS)
     piece_bits = ceil_log2(pieces)
     piece = load.address[:piece_bits]
-    held = Signal((pieces - 1) * PIECE_BITS)
+    held = Signal((pieces - 1) * PIECE_BITS, reset_less=True)
     with m.If(load.enable):
         m.d.sync += held.word_select(piece, PIECE_BITS).eq(load.data)
     return load.enable & (piece == pieces - 1), load.address[piece_bits:], Cat(held, load.data)[:width]
