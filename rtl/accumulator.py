@@ -70,10 +70,8 @@ def accumulate_dots(m: Module, *, bits: int, primitives: str, valid: Value, plan
     m.d.comb += connect_adder(triple, total, total << 1, gate=plane)
     m.d.comb += connect_adder(accumulate, triple.o, dot, negative=negative, carry=carry)
     m.d.sync += element.eq(Mux(show, accumulate.o, 0))
-    with m.If(valid):
-        m.d.sync += total.eq(accumulate.o)
-        with m.If(last):
-            m.d.sync += total.eq(0)
+    # What empties the sum comes first, so that synthesis joins it with the reset: elsewhere it is a gate per bit.
+    m.d.sync += total.eq(Mux(valid & last, 0, Mux(valid, accumulate.o, total)))
     return element
 
 
