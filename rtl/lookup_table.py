@@ -166,6 +166,13 @@ class TableFill(wiring.Component):
                     m.d.sync += beat_data.eq(0)
         capture = Signal(beats)
         m.d.sync += capture.eq(Mux(reading, 1 << phase[: ceil_log2(beats)], 0) if beats > 1 else reading)
+        if self._code_trits == CODE_TERMS:
+            # Block RAM is slow and far away. The first entry is the first column alone, which is added last, so there
+            # is a cycle for nothing but the way here.
+            near = Signal.like(beat_data)
+            taken = Signal.like(capture)
+            m.d.sync += [near.eq(beat_data), taken.eq(capture)]
+            beat_data, capture = near, taken
         activations = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), self._codes * self._code_trits), reset_less=True)
         for index in range(beats):
             with m.If(capture[index]):
