@@ -95,7 +95,11 @@ class TokenLoop(wiring.Component):
             m.d.sync += stopping.eq(1)
         m.d.comb += self.samples.eq(self.slot + 1 >= known)
         follows, sampled, final = self._judge(m, place, tokens, count, known)
-        room = (count != remaining) & (position + count != context)
+        # Whether there is a further input, decided a cycle ahead because a pass begins with it. Where GATHER follows a
+        # new position at once there are inputs left, so that it depends on the context alone.
+        room, first_room, next_room = (Signal(name=name) for name in ("room", "first_room", "next_room"))
+        m.d.sync += [room.eq((count != remaining) & (position + count != context)),
+                     first_room.eq(self.position != context), next_room.eq(position + place + 1 != context)]
         drafts, text = self.drafts, self.drafts.text
         fresh = Signal()                                # the drafter has seen nothing of the run
         with m.If(self.begin):
@@ -108,8 +112,8 @@ class TokenLoop(wiring.Component):
             with m.State("IDLE"):
                 with m.If(starting):
                     m.d.comb += self.begin.eq(1)
-                    m.d.sync += [position.eq(self.position), remaining.eq(self.tokens), cycles.eq(1), stopping.eq(0),
-                                 self.fault.eq(Fault.NONE)]
+                    m.d.sync += [position.eq(self.position), remaining.eq(self.tokens), room.eq(first_room),
+                                 cycles.eq(1), stopping.eq(0), self.fault.eq(Fault.NONE)]
                     m.next = "GATHER"
             self._gather(m, room, tokens, count, known, latest)
             with m.State("RUN"):
@@ -132,7 +136,7 @@ class TokenLoop(wiring.Component):
                     with m.If(final):
                         m.d.comb += self.rewind.eq(count != place + 1)
                         m.d.sync += [position.eq(position + place + 1), remaining.eq(remaining - place - 1),
-                                     latest.eq(follows), place.eq(0), count.eq(0), cycles.eq(1)]
+                                     room.eq(next_room), latest.eq(follows), place.eq(0), count.eq(0), cycles.eq(1)]
                         m.next = "GATHER"
                         with m.If((remaining == place + 1) | stopping):
                             m.next = "DONE"
