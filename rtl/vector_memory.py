@@ -111,11 +111,12 @@ class VectorMemory(wiring.Component):
     def _choose(self, m: Module, address: Signal, banks: list[View]) -> None:
         """Of what was read, that which lies at the address; the readers are as wide: the way to them takes a cycle."""
         index_bits = ceil_log2((1 << ADDRESS_BITS) - self._attention_beat)
-        far = address[index_bits:ADDRESS_BITS].all()
+        # Only read[0] reaches it, so that it does not wait for the choice between the two.
+        far = self.read[0].enable & self.read[0].address[index_bits:ADDRESS_BITS].all()
         near_bits = address[ceil_log2(max(2, self._bank_beats)) : ceil_log2(self._depth)]
         held = Signal(elements(self._lanes), reset_less=True)
         m.d.comb += [
-            self.attention.enable.eq(self.read[0].enable & far), self.attention.address.eq(address[:index_bits]),
+            self.attention.enable.eq(far), self.attention.address.eq(self.read[0].address[:index_bits]),
             self.read[0].data.eq(held), self.read[1].data.eq(held),
         ]
         for start in range(0, self._lanes, COPY_LANES_MAX):

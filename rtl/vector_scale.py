@@ -75,7 +75,9 @@ class VectorScale(wiring.Component):
                 a_fetch.segment.eq(Mux(a_fetch.segment == last_segment, 0, a_fetch.segment + 1)),
                 address.eq(Mux(segmented, address + 1, rb)),
             ]
-        m.d.sync += [d_fetch.eq(a_fetch), f_fetch.eq(d_fetch)]
+        # The beat is decoded ahead: with it begins the longest way there is, over the read to attention's accumulators.
+        m.d.sync += [d_fetch.eq(a_fetch), f_fetch.eq(d_fetch),
+                     self.beat.eq(d_fetch.valid & (d_fetch.segment == last_segment))]
 
         scalar = self.scalar_read.data
         bits = scalar.exponent + MANTISSA_BITS      # bit length of the integer behind a peak
@@ -85,7 +87,6 @@ class VectorScale(wiring.Component):
             self.scalar_read.enable.eq(a_fetch.valid), self.scalar_read.address.eq(address),
             lane_factor.scalar.eq(scalar),
             self.first.eq(d_fetch.valid & d_fetch.first),
-            self.beat.eq(f_fetch.valid & (f_fetch.segment == last_segment)),
             self.gate_valid.eq(d_fetch.valid & d_fetch.second),
         ]
         with m.If(self.first):
