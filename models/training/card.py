@@ -55,8 +55,8 @@ uses other held-out tokens, after the first {tokens:,}.
 
 ## Data and training
 
-Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on a
-share of one CPU core) with Muon on the matrices and Adam on embedding and head; more steps would
+Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on
+{device}) with Muon on the matrices and Adam on embedding and head; more steps would
 still lower the loss.{start} The text is 4,041 TinyStories (1.71 million
 tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
 teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
@@ -98,7 +98,8 @@ holds for both planes of the head. Each group drops what is smallest. Tensors ha
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
-FURTHER = {"sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse": False}
+FURTHER = {"windows": 16, "matrix_lr": 0.015, "matrix_decay": 0.1, "embed_lr": 0.02, "head_lr": 0.004,
+           "label_share": 0.5, "sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse": False}
 
 
 def has_own_drafts(folder: Path) -> bool:
@@ -138,6 +139,7 @@ def write_card(folder: Path) -> None:
     )
     name = folder.name
     chosen = {option: options.get(option, default) for option, default in FURTHER.items()}
+    chosen["windows"] *= options.get("accumulate", 1)      # earlier records are of steps in several parts
     further = [f" --{option.replace('_', '-')}" + ("" if value is True else f" {value}")
                for option, value in chosen.items() if value != FURTHER[option]]
     card = CARD.format(
@@ -162,6 +164,7 @@ def write_card(folder: Path) -> None:
         batch=record["tokens_seen"] // max(1, record["steps_done"]),
         seen=record["tokens_seen"] / 1e6,
         minutes=record["training_seconds"] / 60,
+        device=record.get("device", "a share of one CPU core"),
         label=options["label_share"],
         soft=1 - options["label_share"],
         sampled=options["sampled_share"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -107,35 +106,3 @@ def token_stream(tokenizer: Tokenizer, stories: list[str]) -> np.ndarray:
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@dataclass
-class Corpus:
-    """A token stream with the teacher's most likely continuations of each position.
-
-    tokens [n] uint16; top_ids [n, k] uint16 and top_probabilities [n, k] float16 describe the
-    token that follows each position; ``label_share`` is the weight of the true next token
-    against the teacher's distribution in the training target.
-    """
-
-    tokens: np.ndarray
-    top_ids: np.ndarray
-    top_probabilities: np.ndarray
-    label_share: float
-
-    def __post_init__(self) -> None:
-        self.openings = np.flatnonzero(self.tokens == BOS)
-
-    def sample(
-        self, rng: np.random.Generator, windows: int, context: int, opening_share: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Random windows: inputs [w, T], labels [w, T], top ids and probabilities [w, T, k].
-
-        A share of the windows begins at the start of a story, as generation does.
-        """
-        last = len(self.tokens) - context - 1
-        starts = rng.integers(0, last, windows)
-        at_opening = rng.random(windows) < opening_share
-        starts = np.where(at_opening, np.minimum(rng.choice(self.openings, windows), last - 1), starts)
-        index = starts[:, None] + np.arange(context)
-        return self.tokens[index], self.tokens[index + 1], self.top_ids[index], self.top_probabilities[index]

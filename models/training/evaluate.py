@@ -25,9 +25,10 @@ WINDOW = 256
 
 
 @torch.no_grad()
-def mean_loss(logits: Callable[[Tensor], Tensor], tokens: np.ndarray, windows_at_once: int = 16) -> float:
+def mean_loss(logits: Callable[[Tensor], Tensor], tokens: np.ndarray, device: torch.device,
+              windows_at_once: int = 16) -> float:
     """Nats per token over consecutive windows of a stream: ``logits`` maps [B, T] to [B*T, V]."""
-    stream = torch.from_numpy(tokens.astype(np.int64))
+    stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
     count = (len(stream) - 1) // WINDOW
     inputs = stream[: count * WINDOW].view(count, WINDOW)
     labels = stream[1 : count * WINDOW + 1].view(count, WINDOW)
@@ -45,14 +46,14 @@ def held_out_stream(tokenizer: Tokenizer, data: Path) -> np.ndarray:
     return token_stream(tokenizer, held_out_stories(data))
 
 
-def student_loss(model: Path, tokens: np.ndarray) -> float:
+def student_loss(model: Path, tokens: np.ndarray, device: torch.device) -> float:
     """Held-out loss of an exported student."""
-    return round(mean_loss(load(model), tokens[:HELD_OUT_TOKENS]), 4)
+    return round(mean_loss(load(model).to(device), tokens[:HELD_OUT_TOKENS], device), 4)
 
 
 def teacher_loss(teacher: Teacher, tokens: np.ndarray) -> float:
     """Held-out loss of the teacher by the same procedure."""
-    return round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens[:HELD_OUT_TOKENS]), 4)
+    return round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens[:HELD_OUT_TOKENS], teacher.device), 4)
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ def tensors(model: Student) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
     for name, weight in weights_by_name(model).items():
         integers, step = weight()
-        values = integers.round().to(torch.int8).numpy()
+        values = integers.round().to(torch.int8).cpu().numpy()
         out[name] = pack_trits(values) if weight.limit == 1 else values
         out[f"{name}_scale"] = np.array([step.item()], dtype=np.float32)
     return out

@@ -18,7 +18,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
     """Push the singular values of each matrix towards one: update [n, rows, columns], rows <= columns."""
     a, b, c = NEWTON_SCHULZ
-    x = update.to(product_type())
+    x = update.to(product_type(update.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.transpose(-2, -1)
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
                     rows, columns = parameter.shape
                     oriented = direction if rows <= columns else direction.t()
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(oriented, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                    parameter.sub_(oriented * (group["lr"] * max(1.0, rows / columns) ** 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +88,22 @@ class StudentOptimisers:
         self._optimisers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=rates.matrix_lr, decay=rates.matrix_decay),
             torch.optim.Adam([{"params": [embed], "lr": rates.embed_lr}, {"params": [head], "lr": rates.head_lr}],
-                             betas=(0.9, 0.98), fused=True)]
+                             betas=(0.9, 0.98), fused=True, capturable=embed.is_cuda)]
         self._peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers]
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = torch.tensor(0.0, device=embed.device)
 
-    def step(self, progress: float) -> None:
-        """Apply the gradients at the learning rates of this share of the run, and clear them."""
+    def set_rates(self, progress: float) -> None:
+        """Set the learning rates of this share of the run."""
         rate = max(self._rates.rate(progress), 0.0)
         for optimiser, peaks in zip(self._optimisers, self._peaks, strict=True):
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * rate
+                group["lr"].fill_(peak * rate)
+
+    def step(self) -> None:
+        """Apply the gradients and clear them."""
+        for optimiser in self._optimisers:
             optimiser.step()
             optimiser.zero_grad()
 

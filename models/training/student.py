@@ -41,11 +41,13 @@ class StudentConfig:
     sparse: bool = False        # one zero in each four weights of a row of a plane, but for the embedding
 
 
-def product_type() -> torch.dtype:
-    """Type of matrix products while training: bfloat16 where the processor multiplies it, else float32.
+def product_type(device: torch.device) -> torch.dtype:
+    """Type of matrix products while training: bfloat16 where the device multiplies it, else float32.
 
     Without such instructions bfloat16 is emulated, more than a hundred times slower.
     """
+    if device.type == "cuda":
+        return torch.bfloat16
     can = torch.cpu.get_capabilities()
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
 
@@ -63,7 +65,7 @@ def one_zero_in_four(scaled: Tensor, limit: int) -> Tensor:
     """
     groups = scaled.unflatten(-1, (-1, SPARSE_GROUP))
     sign, size = torch.where(groups < 0, -1.0, 1.0), groups.abs()
-    place = torch.arange(SPARSE_GROUP)
+    place = torch.arange(SPARSE_GROUP, device=scaled.device)
     if limit == TERNARY_LIMIT:
         return (sign * (size.argmin(-1, keepdim=True) != place)).flatten(-2)
     both = torch.where(size < 3, 2.0, 4.0)                                      # neither plane is zero
@@ -94,7 +96,7 @@ class QuantisedWeight(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor]:
         """(integers [rows, columns] as float, step as a 0-d tensor)."""
         if self.frozen_step is not None:
-            return self.weight, self.frozen_step
+            return self.weight, self.frozen_step.to(self.weight.device)
         step = self.weight.detach().abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
         scaled = self.weight / step
         with torch.no_grad():
@@ -187,7 +189,7 @@ class Block(nn.Module):
         """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
         normed = quantise_activations(rms_norm(x, self.config.norm_eps))
         qkv = integer_linear(*normed, [self.q_proj, self.k_proj, self.v_proj], dtype)
-        mixed = quantise_activations(self.attend(qkv, cos, sin, batch))
+        mixed = quantise_activations(self.attend(qkv, cos, sin, batch, dtype))
         x = x + integer_linear(*mixed, [self.o_proj], dtype)
         if not self.config.parallel_residual:
             normed = quantise_activations(rms_norm(x, self.config.norm_eps))
@@ -195,8 +197,11 @@ class Block(nn.Module):
         hidden = quantise_activations(torch.relu(gate).square() * up)
         return x + integer_linear(*hidden, [self.down_proj], dtype)
 
-    def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int) -> Tensor:
-        """Causal attention on block-floating queries, keys and values: qkv [N, (H+2G)D] -> [N, H*D]."""
+    def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+        """Causal attention on block-floating queries, keys and values: qkv [N, (H+2G)D] -> [N, H*D].
+
+        Those are exact in bfloat16, so ``dtype`` only sets the rounding of what is made of them.
+        """
         c = self.config
         heads, groups, size = c.num_heads, c.num_kv_heads, c.head_dim
         time = qkv.shape[0] // batch
@@ -210,8 +215,9 @@ class Block(nn.Module):
         k = k.repeat_interleave(heads // groups, 2).transpose(1, 2)
         v = v.repeat_interleave(heads // groups, 2).transpose(1, 2)
         # The query carries log2(e), so softmax to base two: exp2(s) = exp(s * ln 2).
-        out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=math.log(2))
-        return out.transpose(1, 2).reshape(batch * time, heads * size)
+        out = nn.functional.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), is_causal=True,
+                                                         scale=math.log(2))
+        return out.float().transpose(1, 2).reshape(batch * time, heads * size)
 
 
 class Student(nn.Module):

@@ -14,21 +14,22 @@ from torch import Tensor, nn
 from models.training.data import BOS
 from models.training.student import rotate
 
-TOP_K = 24
+WINDOWS_AT_ONCE = 32
+STREAMS_AT_ONCE = 8192
 Progress = Callable[[int], None]
 
 
 class Teacher:
     """Llama with SwiGLU, RMSNorm with gain and tied embedding, weights read from ``path``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: torch.device) -> None:
         raw = path.read_bytes()
-        d, ff, layers, self.heads, self.groups, vocab, self.context = struct.unpack_from("<7i", raw)
-        self.layers, self.size = layers, d // self.heads
-        values = torch.from_numpy(np.frombuffer(raw, dtype="<f4", offset=28).copy())
+        d, ff, layers, self.heads, self.groups, self.vocab, self.context = struct.unpack_from("<7i", raw)
+        self.layers, self.size, self.device = layers, d // self.heads, device
+        values = torch.from_numpy(np.frombuffer(raw, dtype="<f4", offset=28).copy()).to(device)
         kv = self.groups * self.size
         shapes = {
-            "embed": (vocab, d), "attention_gain": (layers, d),
+            "embed": (self.vocab, d), "attention_gain": (layers, d),
             "q": (layers, d, d), "k": (layers, kv, d), "v": (layers, kv, d), "o": (layers, d, d),
             "ffn_gain": (layers, d), "gate": (layers, ff, d), "down": (layers, d, ff), "up": (layers, ff, d),
             "final_gain": (d,),
@@ -41,7 +42,7 @@ class Teacher:
             offset += count
         frequency = 10000.0 ** (-torch.arange(0, self.size, 2).float() / self.size)
         angle = torch.outer(torch.arange(self.context).float(), frequency)
-        self.cos, self.sin = angle.cos(), angle.sin()
+        self.cos, self.sin = angle.cos().to(device), angle.sin().to(device)
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
@@ -73,53 +74,44 @@ def _norm(x: Tensor, gain: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * gain
 
 
-def _top(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    values, ids = logits.topk(TOP_K, -1)
-    return ids.numpy().astype(np.uint16), values.softmax(-1).numpy().astype(np.float16)
-
-
-def soft_targets(teacher: Teacher, tokens: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Most likely continuations of every position of a stream: ids [n, k], probabilities [n, k].
+def soft_targets(teacher: Teacher, tokens: Tensor, progress: Progress) -> Tensor:
+    """What the teacher expects after each position of a stream: tokens [n] -> probabilities [n, V], float16.
 
     Windows of the teacher's context overlap by half; each position takes its values from the
     window that shows it the longer past.
     """
     context, half, count = teacher.context, teacher.context // 2, len(tokens)
-    ids = np.zeros((count, TOP_K), dtype=np.uint16)
-    probabilities = np.zeros((count, TOP_K), dtype=np.float16)
-    padded = torch.from_numpy(np.pad(tokens, (0, 2 * context)).astype(np.int64))
-    ids[:half], probabilities[:half] = _top(teacher(padded[None, :half])[0])
-    starts = list(range(0, count - half, half))
-    for begin in range(0, len(starts), 32):
-        chunk = starts[begin : begin + 32]
-        top_ids, top_probabilities = _top(teacher(torch.stack([padded[s : s + context] for s in chunk]))[:, half:])
-        for row, start in enumerate(chunk):
-            stop = min(start + context, count)
-            ids[start + half : stop] = top_ids[row, : stop - start - half]
-            probabilities[start + half : stop] = top_probabilities[row, : stop - start - half]
+    padded = nn.functional.pad(tokens.long(), (0, 2 * context))
+    probabilities = torch.zeros(len(padded), teacher.vocab, dtype=torch.float16, device=teacher.device)
+    probabilities[:half] = teacher(padded[None, :half])[0].softmax(-1)
+    windows = padded.unfold(0, context, half)
+    for first in range(0, (count - 1) // half, WINDOWS_AT_ONCE):
+        chunk = windows[first : first + WINDOWS_AT_ONCE]
+        begin = (first + 1) * half
+        read = teacher(chunk)[:, half:].softmax(-1).flatten(0, 1)
+        probabilities[begin : begin + len(read)] = read
         progress(len(chunk))
-    return ids, probabilities
+    return probabilities[:count]
 
 
 @torch.no_grad()
-def sampled_stories(
-    teacher: Teacher, batch: int, length: int, seed: int, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stories sampled at temperature 1 with their targets: tokens [n], ids [n, k], probabilities [n, k].
+def sampled_stories(teacher: Teacher, streams: int, length: int, seed: int, progress: Progress
+                    ) -> tuple[Tensor, Tensor]:
+    """Stories sampled at temperature 1 with their targets: tokens [n] and probabilities [n, V], float16.
 
-    ``batch`` streams of ``length`` tokens each, from BOS on, laid one after another.
+    ``streams`` streams of ``length`` tokens each, from BOS on, laid one after another.
     """
-    generator = torch.Generator().manual_seed(seed)
-    cache = torch.zeros(teacher.layers, 2, batch, teacher.groups, length, teacher.size)
-    tokens = np.full((batch, length), BOS, dtype=np.uint16)
-    ids = np.zeros((batch, length, TOP_K), dtype=np.uint16)
-    probabilities = np.zeros((batch, length, TOP_K), dtype=np.float16)
-    current = torch.full((batch, 1), BOS)
-    for position in range(length):
-        logits = teacher(current, cache, position)[:, 0]
-        ids[:, position], probabilities[:, position] = _top(logits)
-        current = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        if position + 1 < length:
-            tokens[:, position + 1] = current[:, 0].numpy()
-        progress(1)
-    return tokens.reshape(-1), ids.reshape(-1, TOP_K), probabilities.reshape(-1, TOP_K)
+    generator = torch.Generator(teacher.device).manual_seed(seed)
+    tokens = torch.full((streams, length), BOS, dtype=torch.int16, device=teacher.device)
+    probabilities = torch.zeros(streams, length, teacher.vocab, dtype=torch.float16, device=teacher.device)
+    for first in range(0, streams, STREAMS_AT_ONCE):
+        some = slice(first, min(first + STREAMS_AT_ONCE, streams))
+        count = some.stop - some.start
+        cache = torch.zeros(teacher.layers, 2, count, teacher.groups, length, teacher.size, device=teacher.device)
+        for position in range(length):
+            expected = teacher(tokens[some, position : position + 1].long(), cache, position)[:, 0].softmax(-1)
+            probabilities[some, position] = expected.half()
+            if position + 1 < length:
+                tokens[some, position + 1] = torch.multinomial(expected, 1, generator=generator)[:, 0].short()
+            progress(count)
+    return tokens.flatten(), probabilities.flatten(0, 1)

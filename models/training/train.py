@@ -12,6 +12,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,10 +26,12 @@ from torch import Tensor, nn
 
 from models.training import data as corpora
 from models.training.card import RECORD_FILE, write_card, write_plot
-from models.training.data import Corpus, Tokenizer
+from models.training.corpus import Corpus
+from models.training.data import Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, start_from
 from models.training.optim import Rates, StudentOptimisers
+from models.training.step import Step
 from models.training.student import Student, StudentConfig, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
@@ -44,8 +47,7 @@ class Options(Rates):
     seed: int
     steps: int
     minutes: float
-    windows: int = 8
-    accumulate: int = 2
+    windows: int = 16
     label_share: float = 0.5
     sampled_share: float = 0.25
     opening_share: float = 0.25
@@ -61,12 +63,13 @@ class Options(Rates):
 class Run:
     """A training run that can be saved and resumed."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, device: torch.device) -> None:
+        self.options, self.device = options, device
         torch.manual_seed(options.seed)
         self.model = Student(StudentConfig(sparse=options.sparse))
         if options.start:
             start_from(self.model, Path(options.start))
+        self.model.to(device)
         self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
@@ -75,7 +78,7 @@ class Run:
     @property
     def tokens(self) -> int:
         """Training tokens seen."""
-        return self.step * self.options.windows * self.options.accumulate * self.model.config.context
+        return self.step * self.options.windows * self.model.config.context
 
     def save(self, path: Path) -> None:
         """Write the whole state, replacing ``path`` atomically."""
@@ -93,10 +96,10 @@ class Run:
         partial.replace(path)
 
     @classmethod
-    def resume(cls, path: Path) -> Run:
+    def resume(cls, path: Path, device: torch.device) -> Run:
         """Continue from a saved state, with its options."""
-        state = torch.load(path, weights_only=False)
-        run = cls(Options(**state["options"]))
+        state = torch.load(path, weights_only=False, map_location=device)
+        run = cls(Options(**state["options"]), device)
         run.model.load_state_dict(state["model"])
         run.optimisers.load_state(state["optimisers"])
         run.rng.bit_generator.state = state["rng"]
@@ -104,36 +107,13 @@ class Run:
         return run
 
     def batch(self, text: Corpus, sampled: Corpus) -> tuple[Tensor, Tensor]:
-        """Inputs [w, T] and dense targets [w*T, V] of one micro-batch."""
+        """Inputs [w, T] and targets [w*T, V] of one step."""
         o, config = self.options, self.model.config
         from_teacher = int(self.rng.binomial(o.windows, o.sampled_share))
-        parts = [
-            (corpus.label_share, corpus.sample(self.rng, windows, config.context, o.opening_share))
-            for corpus, windows in ((text, o.windows - from_teacher), (sampled, from_teacher))
-            if windows
-        ]
-        inputs = torch.from_numpy(np.concatenate([part[0] for _, part in parts]).astype(np.int64))
-        targets = torch.zeros(o.windows * config.context, config.vocab_size)
-        row = 0
-        for share, (_, labels, ids, probabilities) in parts:
-            rows = targets[row : row + labels.size]
-            soft = torch.from_numpy(probabilities.reshape(labels.size, -1).astype(np.float32)) * (1 - share)
-            rows.scatter_(1, torch.from_numpy(ids.reshape(labels.size, -1).astype(np.int64)), soft)
-            hard = torch.from_numpy(labels.reshape(-1, 1).astype(np.int64))
-            rows.scatter_add_(1, hard, torch.full((labels.size, 1), share))
-            row += labels.size
-        return inputs, targets
-
-    def advance(self, loss: nn.Module, text: Corpus, sampled: Corpus) -> float:
-        """One optimiser step; returns the mean training loss of its micro-batches."""
-        total = 0.0
-        for _ in range(self.options.accumulate):
-            value = loss(*self.batch(text, sampled)) / self.options.accumulate
-            value.backward()
-            total += value.item()
-        self.optimisers.step(self.options.progress(self.step, self.seconds))
-        self.step += 1
-        return total
+        parts = [corpus.sample(self.rng, windows, config.context, o.opening_share)
+                 for corpus, windows in ((text, o.windows - from_teacher), (sampled, from_teacher)) if windows]
+        inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+        return inputs, targets.flatten(0, 1)
 
 
 class TargetLoss(nn.Module):
@@ -141,33 +121,44 @@ class TargetLoss(nn.Module):
 
     def __init__(self, model: Student) -> None:
         super().__init__()
-        self.model, self.dtype = model, product_type()
+        self.model, self.dtype = model, product_type(model.cos.device)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """inputs [w, T], targets [w*T, V] -> scalar."""
         return nn.functional.cross_entropy(self.model(inputs, self.dtype), targets)
 
 
-def prepared(data: Path, work: Path, options: Options, progress: Progress) -> tuple[Corpus, Corpus]:
-    """The training text and the teacher's stories with soft targets, computed once into ``work``."""
-    teacher = Teacher(data / corpora.TEACHER_FILE)
-    text_file, sampled_file = work / "text.npz", work / "sampled.npz"
-    if not text_file.exists():
+def prepared(data: Path, work: Path, options: Options, device: torch.device, progress: Progress
+             ) -> tuple[Corpus, Corpus]:
+    """The training text and the teacher's stories with what it expects; where that takes minutes, kept in ``work``."""
+    teacher = Teacher(data / corpora.TEACHER_FILE, device)
+
+    def kept(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        path = work / name
+        if device.type == "cuda":
+            return make()
+        if not path.exists():
+            torch.save(make(), path)
+        return torch.load(path)
+
+    def read() -> tuple[Tensor, Tensor]:
         tokenizer = Tokenizer(data / corpora.TOKENIZER_FILE)
         tokens = corpora.token_stream(tokenizer, corpora.training_stories(data))
+        stream = torch.from_numpy(tokens.astype(np.int16)).to(device)
         task = progress.add_task("teacher reads the text", total=len(tokens) // (teacher.context // 2))
-        ids, probabilities = soft_targets(teacher, tokens, lambda n: progress.advance(task, n))
-        np.savez(text_file, tokens=tokens, top_ids=ids, top_probabilities=probabilities)
-    if not sampled_file.exists():
-        task = progress.add_task("teacher writes stories", total=SAMPLED_LENGTH)
-        tokens, ids, probabilities = sampled_stories(
-            teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n)
-        )
-        np.savez(sampled_file, tokens=tokens, top_ids=ids, top_probabilities=probabilities)
-    return (
-        Corpus(**np.load(text_file), label_share=options.label_share),
-        Corpus(**np.load(sampled_file), label_share=0.0),
-    )
+        return stream, soft_targets(teacher, stream, lambda n: progress.advance(task, n))
+
+    def write() -> tuple[Tensor, Tensor]:
+        task = progress.add_task("teacher writes stories", total=SAMPLED_LENGTH * options.sampled_streams)
+        return sampled_stories(
+            teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n))
+
+    return Corpus(*kept("text.pt", read), options.label_share), Corpus(*kept("sampled.pt", write), 0.0)
+
+
+def device_name(device: torch.device) -> str:
+    """What trains, for the card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core"
 
 
 def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +171,8 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
         "tokens_seen": run.tokens,
         "training_seconds": round(run.seconds),
         "git_commit": head.stdout.strip() or None,
-        "products": str(product_type()),
+        "products": str(product_type(run.device)),
+        "device": device_name(run.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "sha256": {name: corpora.sha256(data / name) for name in files},
         "held_out": held_out,
@@ -191,7 +183,7 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
 def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
     """Export the student, judge the exported files, write the record, the plot and the card."""
     export(run.model, out, (data / corpora.TOKENIZER_FILE).read_bytes())
-    student = student_loss(out, held_out)
+    student = student_loss(out, held_out, run.device)
     losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
     written = record(run, data, losses)
     (out / RECORD_FILE).write_text(json.dumps(written, indent=1) + "\n")
@@ -213,14 +205,22 @@ def main(
         typer.Option(help="Folder for soft targets and the resumable state.", show_default="build/training[-sparse]"),
     ] = None,
     export_every: Annotated[float, typer.Option(help="Minutes between published checkpoints.")] = 10.0,
+    report_every: Annotated[int, typer.Option(help="Steps between points of the loss curve.")] = 100,
     resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder, with its options.")] = False,
     compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
     threads: Annotated[int, typer.Option(help="Threads of the tensor library.")] = 1,
+    windows: Annotated[int, typer.Option(help="Windows of 256 tokens in a step.")] = Options.windows,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda for an accelerator.", show_default="cuda if there is one")
+    ] = "cuda" if torch.cuda.is_available() else "cpu",
     matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,
+    matrix_decay: Annotated[float, typer.Option(help="Decay of the matrices.")] = Options.matrix_decay,
+    embed_lr: Annotated[float, typer.Option(help="Peak learning rate of the embedding (Adam).")] = Options.embed_lr,
+    head_lr: Annotated[float, typer.Option(help="Peak learning rate of the head (Adam).")] = Options.head_lr,
     label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
     sampled_share: Annotated[float, typer.Option(help="Share of sampled windows.")] = Options.sampled_share,
     sampled_streams: Annotated[
-        int, typer.Option(help="Streams of 512 tokens that the teacher samples; 0.8 MB of memory each.")
+        int, typer.Option(help="Streams of 512 tokens that the teacher samples; 0.5 MB of memory each.")
     ] = Options.sampled_streams,
     start: Annotated[str, typer.Option(help="Folder of a published model of this shape to train on from.")] = "",
     sparse: Annotated[bool, typer.Option(help="One zero in each four weights: the 3:4-sparse twin.")] = False,
@@ -232,31 +232,34 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     state = work / "state.pt"
     options = Options(
-        seed=seed, steps=steps, minutes=minutes,
-        matrix_lr=matrix_lr, label_share=label_share, sampled_share=sampled_share,
+        seed=seed, steps=steps, minutes=minutes, windows=windows,
+        matrix_lr=matrix_lr, matrix_decay=matrix_decay, embed_lr=embed_lr, head_lr=head_lr,
+        label_share=label_share, sampled_share=sampled_share,
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
-    run = Run.resume(state) if resume else Run(options)
+    place = torch.device(device)
+    run = Run.resume(state, place) if resume else Run(options, place)
     if run.options.sparse != sparse:
         raise typer.BadParameter(f"{state} is of a run {'with' if run.options.sparse else 'without'} --sparse")
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
     monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
-    teacher = teacher_loss(Teacher(data / corpora.TEACHER_FILE), held_out)
+    teacher = teacher_loss(Teacher(data / corpora.TEACHER_FILE, place), held_out)
     loss: Any = TargetLoss(run.model)
-    loss = torch.compile(loss) if compiled else loss
+    step = Step(torch.compile(loss) if compiled else loss, run.optimisers)
     console = Console()
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        text, sampled = prepared(data, work, run.options, progress)
+        text, sampled = prepared(data, work, run.options, place, progress)
         task = progress.add_task("training", total=1.0)
         started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
         while run.options.progress(run.step, run.seconds) < 1.0:
-            losses.append(run.advance(loss, text, sampled))
+            losses.append(step(*run.batch(text, sampled), run.options.progress(run.step, run.seconds)))
+            run.step += 1
             run.seconds = time.monotonic() - started
             share = run.options.progress(run.step, run.seconds)
             progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
-            if run.step % 100 == 0 or share == 1.0:
+            if run.step % report_every == 0 or share == 1.0:
                 seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
-                seen["held_out"] = round(mean_loss(run.model, monitor), 4)
+                seen["held_out"] = round(mean_loss(run.model, monitor, place), 4)
                 run.curve.append(seen)
                 losses = []
                 console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")

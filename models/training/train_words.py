@@ -100,7 +100,8 @@ def train(options: Options, chosen: list[str], held_out: list[str]) -> tuple[Stu
         loss = nn.functional.cross_entropy(model(inputs), labels.flatten())
         loss.backward()
         losses.append(loss.item())
-        optimisers.step((step + 1) / options.steps)
+        optimisers.set_rates((step + 1) / options.steps)
+        optimisers.step()
         if (step + 1) % max(1, options.steps // 20) == 0:
             curve.append({"step": step + 1, "train": round(float(np.mean(losses)), 4),
                           "held_out": round(loss_of(model, held_out), 4)})

@@ -1,0 +1,104 @@
+"""What the trainer learns from: windows, the teacher's expectations of a text, the teacher's own stories, one step."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.training import teacher as teachers
+from models.training.corpus import Corpus
+from models.training.data import BOS
+from models.training.optim import Rates, StudentOptimisers
+from models.training.step import Step
+from models.training.student import Student, StudentConfig
+from models.training.teacher import Teacher, sampled_stories, soft_targets
+from models.training.train import TargetLoss
+
+CPU = torch.device("cpu")
+DIM, FF, LAYERS, HEADS, GROUPS, VOCAB, CONTEXT = 8, 12, 2, 2, 1, 16, 32
+SMALL = StudentConfig(vocab_size=VOCAB, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2, num_kv_heads=1,
+                      head_dim=4, context=8)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Teacher:
+    """Random weights in the llama2.c layout."""
+    kv = GROUPS * DIM // HEADS
+    count = (VOCAB * DIM + LAYERS * (2 * DIM + 2 * DIM * DIM + 2 * kv * DIM + 3 * FF * DIM) + DIM)
+    weights = np.random.default_rng(1).normal(size=count).astype("<f4")
+    path = tmp_path / "teacher.bin"
+    path.write_bytes(struct.pack("<7i", DIM, FF, LAYERS, HEADS, GROUPS, VOCAB, CONTEXT) + weights.tobytes())
+    return Teacher(path, CPU)
+
+
+def expected(teacher: Teacher, tokens: torch.Tensor) -> torch.Tensor:
+    """Distributions after each token of one window, as the corpus stores them."""
+    return teacher(tokens[None].long())[0].softmax(-1).half()
+
+
+def test_targets_mix_the_true_token_with_the_teachers_distribution() -> None:
+    """A label of another position, or a share on the wrong side, would teach noise."""
+    rng = np.random.default_rng(2)
+    tokens = torch.from_numpy(rng.integers(0, VOCAB, 200).astype(np.int16))
+    probabilities = torch.from_numpy(rng.random((200, VOCAB))).half()
+    inputs, targets = Corpus(tokens, probabilities, 0.25).sample(np.random.default_rng(3), 5, 20, 0.5)
+    text = tokens.tolist()
+    for window, wanted in zip(inputs.tolist(), targets, strict=True):
+        start = next(at for at in range(200) if text[at : at + 20] == window)
+        labels = torch.nn.functional.one_hot(torch.tensor(text[start + 1 : start + 21]), VOCAB)
+        torch.testing.assert_close(wanted, 0.75 * probabilities[start : start + 20].float() + 0.25 * labels)
+
+
+def test_windows_at_openings_begin_with_bos() -> None:
+    """Generation begins so; the other windows begin anywhere."""
+    tokens = torch.full((300,), 5, dtype=torch.int16)
+    tokens[::50] = BOS
+    corpus = Corpus(tokens, torch.zeros(300, VOCAB).half(), 0.0)
+    opened, _ = corpus.sample(np.random.default_rng(4), 64, 10, 1.0)
+    anywhere, _ = corpus.sample(np.random.default_rng(4), 64, 10, 0.0)
+    assert (opened[:, 0] == BOS).all()
+    assert (anywhere[:, 0] == BOS).sum() < 10
+
+
+@pytest.mark.parametrize("count", [5, 16, 17, 100])
+def test_each_position_takes_what_the_window_with_the_longer_past_says(teacher: Teacher, count: int) -> None:
+    """An offset by half a window would shift every target."""
+    tokens = torch.from_numpy(np.random.default_rng(5).integers(0, VOCAB, count).astype(np.int16))
+    found = soft_targets(teacher, tokens, lambda _: None)
+    assert found.shape == (count, VOCAB)
+    for position in range(count):
+        start = max(0, position // (CONTEXT // 2) - 1) * (CONTEXT // 2)
+        wanted = expected(teacher, tokens[start : position + 1])[-1]
+        torch.testing.assert_close(found[position], wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_sampled_stories_come_with_what_the_teacher_expected(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of several portions; each target must be that of its own stream and position."""
+    monkeypatch.setattr(teachers, "STREAMS_AT_ONCE", 2)
+    seen: list[int] = []
+    tokens, probabilities = sampled_stories(teacher, 5, CONTEXT, 1, seen.append)
+    assert sum(seen) == 5 * CONTEXT
+    streams = tokens.view(5, CONTEXT)
+    assert (streams[:, 0] == BOS).all()
+    assert len({tuple(stream) for stream in streams.tolist()}) == 5
+    for stream, found in zip(streams, probabilities.view(5, CONTEXT, VOCAB), strict=True):
+        torch.testing.assert_close(found, expected(teacher, stream), rtol=2e-3, atol=2e-3)
+
+
+def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
+    """Rates are set apart from the update, so that a recorded update can read them."""
+    torch.manual_seed(1)
+    model = Student(SMALL)
+    step = Step(TargetLoss(model), StudentOptimisers(model, Rates(warmup=0.1)))
+    inputs = torch.randint(0, VOCAB, (4, SMALL.context))
+    targets = torch.nn.functional.one_hot(torch.randint(0, VOCAB, (4 * SMALL.context,)), VOCAB).float()
+    before = [parameter.clone() for parameter in model.parameters()]
+    losses = [step(inputs, targets, 0.0) for _ in range(2)]
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    losses += [step(inputs, targets, 0.1) for _ in range(30)]
+    assert losses[0] == losses[1]
+    assert losses[-1] < 0.7 * losses[0]
