@@ -2,35 +2,17 @@
 
 import random
 import struct
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 
 from host.device import Device, MemoryFault, TokenEvent, watchdog_us
 from host.errors import TritloomError
-from host.image import Space as ImageSpace
 from host.link import LinkError, RefusedError
 from rtl.csr_map import Message, Space
 from sim.fixed import Scalar
 from tests.fake_device import FakeDevice, count_up
 from tests.fast_link import connect
-
-
-@dataclass(frozen=True)
-class SmallImage:
-    """As much of an image as loading looks at."""
-
-    image_id: int = 77
-    geometry: int = 0x1234
-    stream_words: int = 300
-    prompt_words: int = 200
-    weights: ImageSpace = ImageSpace.SDRAM
-
-    def load_words(self) -> list[tuple[ImageSpace, int, np.ndarray]]:
-        return [(ImageSpace.PROGRAM, 0, np.arange(12, dtype=np.uint32)),
-                (self.weights, 0, np.arange(1000, 1300, dtype=np.uint32) * 0x9E37),
-                (ImageSpace.ROTARY, 64, np.arange(1, dtype=np.uint32))]
+from tests.small_image import SmallImage
 
 
 def expected_run(prompt: list[int], count: int, position: int = 0) -> list[TokenEvent]:

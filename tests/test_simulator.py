@@ -25,8 +25,8 @@ from host.link import SIMULATION_PACE, Link, RefusedError, SerialTransport
 from host.shared_modules import share_modules
 from host.verilated import Model, SimulatedProcess
 from rtl.csr_map import COUNTERS
+from tests.small_image import SmallImage
 from tests.stub_soc import BIT_CYCLES, CONTEXT, GEOMETRY, IMAGE_ID, PASS_CYCLES, VOCAB, StubSoc
-from tests.test_device import SmallImage
 
 STUCK_AT = 40
 BUILD = Path(__file__).resolve().parent.parent / "build" / "tests" / "simulator"
