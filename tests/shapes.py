@@ -8,7 +8,7 @@ from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.synthetic import SHAPE
-from rtl.config import CONFIGS
+from rtl.config import CONFIGS, STREAM
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "models" / "stories1m"
@@ -28,3 +28,9 @@ SHAPES["sparse"] = replace(SHAPES["resident"], is_sparse=True)
 def synthetic_image(name: str, seed: int = 0) -> Image:
     """The image of a random model of a configuration's natural shape."""
     return compile_checkpoint(synthetic_checkpoint(SHAPES[name], seed=seed), CONFIGS[name])
+
+
+def stream_image(*, is_parallel: bool = True) -> Image:
+    """A small random model that streams."""
+    shape = replace(SHAPES["stream"], hidden=80, feed_forward=160, layers=2, is_parallel=is_parallel)
+    return compile_checkpoint(synthetic_checkpoint(shape), STREAM)

@@ -10,8 +10,7 @@ from amaranth.lib.wiring import In, Out
 from host.image import Image
 from rtl.core import Core
 from tests.bench import run_bench
-from tests.shapes import synthetic_image
-from tests.test_soc import stream_image
+from tests.shapes import stream_image, synthetic_image
 
 
 class ProbedCore(wiring.Component):

@@ -18,7 +18,7 @@ from rtl.csr_map import Speculation
 from rtl.isa import Opcode
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
-from tests.shapes import SHAPES, STORIES, WORDS, synthetic_image
+from tests.shapes import SHAPES, STORIES, WORDS, stream_image, synthetic_image
 
 # Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
 WATCHED = {
@@ -125,12 +125,6 @@ def test_resident_equals_golden_with_the_shipped_model(tmp_path: Path, position:
     """The configuration of the demo: every layer, with attention that ends before the feed-forward or after it."""
     image = compile_checkpoint(load_checkpoint(STORIES), RESIDENT)
     run(image, tmp_path, "soc_resident", prompt=[1, 403], count=4, position=position)
-
-
-def stream_image(*, is_parallel: bool = True) -> Image:
-    """A small random model that streams."""
-    shape = replace(SHAPES["stream"], hidden=80, feed_forward=160, layers=2, is_parallel=is_parallel)
-    return compile_checkpoint(synthetic_checkpoint(shape), STREAM)
 
 
 def test_stream_equals_golden(tmp_path: Path) -> None:
