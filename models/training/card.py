@@ -16,6 +16,7 @@ from host.drafts import DRAFTS_FILE
 from models.training.data import Tokenizer, sha256
 from models.training.evaluate import sample_texts
 from models.training.export import load
+from models.training.options import Options
 
 RECORD_FILE = "loss_curve.json"
 
@@ -98,8 +99,9 @@ holds for both planes of the head. Each group drops what is smallest. Tensors ha
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
-FURTHER = {"windows": 16, "matrix_lr": 0.015, "matrix_decay": 0.1, "embed_lr": 0.02, "head_lr": 0.004,
-           "label_share": 0.5, "sampled_share": 0.25, "sampled_streams": 1024, "start": "", "sparse": False}
+FURTHER = {option: getattr(Options, option) for option in (
+    "windows", "matrix_lr", "matrix_decay", "embed_lr", "head_lr", "label_share", "sampled_share", "sampled_streams",
+    "start", "sparse")}
 
 
 def has_own_drafts(folder: Path) -> bool:

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,8 @@ from models.training.corpus import Corpus
 from models.training.data import Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, start_from
-from models.training.optim import Rates, StudentOptimisers
+from models.training.optim import StudentOptimisers
+from models.training.options import Options
 from models.training.step import Step
 from models.training.student import Student, StudentConfig, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
@@ -38,26 +39,6 @@ from models.training.teacher import Teacher, sampled_stories, soft_targets
 ROOT = Path(__file__).resolve().parents[2]
 MONITOR_WINDOWS = 48
 SAMPLED_LENGTH = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Rates):
-    """Everything that decides a run besides the data."""
-
-    seed: int
-    steps: int
-    minutes: float
-    windows: int = 16
-    label_share: float = 0.5
-    sampled_share: float = 0.25
-    opening_share: float = 0.25
-    sampled_streams: int = 1024
-    start: str = ""
-    sparse: bool = False
-
-    def progress(self, step: int, seconds: float) -> float:
-        """Share of the budget used."""
-        return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
 
 
 class Run:
@@ -128,23 +109,22 @@ class TargetLoss(nn.Module):
         return nn.functional.cross_entropy(self.model(inputs, self.dtype), targets)
 
 
-def prepared(data: Path, work: Path, options: Options, device: torch.device, progress: Progress
-             ) -> tuple[Corpus, Corpus]:
+def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progress: Progress) -> tuple[Corpus, Corpus]:
     """The training text and the teacher's stories with what it expects; where that takes minutes, kept in ``work``."""
-    teacher = Teacher(data / corpora.TEACHER_FILE, device)
-
     def kept(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         path = work / name
-        if device.type == "cuda":
+        if teacher.device.type == "cuda":
             return make()
-        if not path.exists():
-            torch.save(make(), path)
-        return torch.load(path)
+        if path.exists():
+            return torch.load(path)
+        made = make()
+        torch.save(made, path)
+        return made
 
     def read() -> tuple[Tensor, Tensor]:
         tokenizer = Tokenizer(data / corpora.TOKENIZER_FILE)
         tokens = corpora.token_stream(tokenizer, corpora.training_stories(data))
-        stream = torch.from_numpy(tokens.astype(np.int16)).to(device)
+        stream = torch.from_numpy(tokens.astype(np.int16)).to(teacher.device)
         task = progress.add_task("teacher reads the text", total=len(tokens) // (teacher.context // 2))
         return stream, soft_targets(teacher, stream, lambda n: progress.advance(task, n))
 
@@ -243,12 +223,13 @@ def main(
         raise typer.BadParameter(f"{state} is of a run {'with' if run.options.sparse else 'without'} --sparse")
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
     monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
-    teacher = teacher_loss(Teacher(data / corpora.TEACHER_FILE, place), held_out)
+    teacher = Teacher(data / corpora.TEACHER_FILE, place)
+    teacher_nats = teacher_loss(teacher, held_out)
     loss: Any = TargetLoss(run.model)
     step = Step(torch.compile(loss) if compiled else loss, run.optimisers)
     console = Console()
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        text, sampled = prepared(data, work, run.options, place, progress)
+        text, sampled = prepared(teacher, data, work, run.options, progress)
         task = progress.add_task("training", total=1.0)
         started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
         while run.options.progress(run.step, run.seconds) < 1.0:
@@ -266,9 +247,9 @@ def main(
             if run.seconds - last_export > 60 * export_every and share < 1.0:
                 last_export = run.seconds
                 run.save(state)
-                console.log(f"held-out loss {publish(run, data, out, held_out, teacher)}, teacher {teacher}")
+                console.log(f"held-out loss {publish(run, data, out, held_out, teacher_nats)}, teacher {teacher_nats}")
     run.save(state)
-    console.log(f"held-out loss {publish(run, data, out, held_out, teacher)}, teacher {teacher}")
+    console.log(f"held-out loss {publish(run, data, out, held_out, teacher_nats)}, teacher {teacher_nats}")
 
 
 if __name__ == "__main__":

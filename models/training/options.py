@@ -1,0 +1,27 @@
+"""What decides a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.training.optim import Rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Rates):
+    """Everything that decides a run besides the data."""
+
+    seed: int
+    steps: int
+    minutes: float
+    windows: int = 16
+    label_share: float = 0.5
+    sampled_share: float = 0.25
+    opening_share: float = 0.25
+    sampled_streams: int = 1024
+    start: str = ""
+    sparse: bool = False
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget used."""
+        return min(1.0, step / self.steps if self.steps else seconds / (60 * self.minutes))
