@@ -87,16 +87,18 @@ class QuantisedWeight(nn.Module):
     ``freeze`` the weight holds the integers of an exported tensor and the step is its scale.
     """
 
+    frozen_step: Tensor | None
+
     def __init__(self, rows: int, columns: int, limit: int, spread: float, *, sparse: bool = False) -> None:
         super().__init__()
         self.limit, self.sparse = limit, sparse
         self.weight = nn.Parameter(torch.randn(rows, columns) * spread)
-        self.frozen_step: Tensor | None = None
+        self.register_buffer("frozen_step", None, persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """(integers [rows, columns] as float, step as a 0-d tensor)."""
         if self.frozen_step is not None:
-            return self.weight, self.frozen_step.to(self.weight.device)
+            return self.weight, self.frozen_step
         step = self.weight.detach().abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
         scaled = self.weight / step
         with torch.no_grad():
