@@ -41,11 +41,12 @@ HGRN_ACTIVATIONS = ("swish", "silu")     # two names of one function
 HGRN_SWITCHES = ("use_cache", "use_lower_bound")
 HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be left out
 MAX_RATIO = 64
+PARALLEL_KEYS = {"attention_only_layers": "attention_only_layers", "feed_groups": "feed_forward_groups"}
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-NAMES = ("activation", "mixer", "is_parallel", "is_sparse")
+NAMES = ("activation", "mixer", "is_parallel", "is_sparse", "windows")
 SPARSITY = "3:4"        # of four neighbours in a row three are not zero
-OPTIONAL = (*NAMES, "embed_planes", "head_planes", "residual_fraction", *REALS)
+OPTIONAL = (*NAMES, *PARALLEL_KEYS, "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if parallel not in ((False, True) if own else (False,)) or (parallel and activation != "relu2"):
         objections.append(f"use_parallel_residual is {_show(parallel)} (supported: False"
                           f"{', and True with hidden_act relu2' if own else ''})")
+    for field, key in PARALLEL_KEYS.items():
+        if values["is_parallel"]:
+            values[field] = config.get(key)
+        elif config.get(key) is not None:
+            objections.append(f"{key} is {_show(config[key])} (supported: none without use_parallel_residual)")
+    if own:
+        values["windows"] = _windows(config)
     sparsity = config.get("weight_sparsity")
     values["is_sparse"] = own and sparsity == SPARSITY
     if own and sparsity not in (None, SPARSITY):
@@ -129,8 +137,20 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if quantisation.get("use_rms_norm"):
         objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
-        name, _shape(values, HUGGING_FACE_KEYS), tied,
+        name, _shape(values, HUGGING_FACE_KEYS | PARALLEL_KEYS), tied,
         linear_class if isinstance(linear_class, str) else None, is_master, interleaved is not True, tuple(objections))
+
+
+def _windows(config: Mapping[str, object]) -> tuple[int, ...]:
+    """Per layer, how many positions attention sees; empty if all layers see all."""
+    windows, layers = config.get("attention_windows"), config.get("num_hidden_layers")
+    if windows is None:
+        return ()
+    if not isinstance(windows, list) or len(windows) != layers or any(
+            type(window) is not int or not 1 <= window <= MAX_DIMENSION for window in windows):
+        raise ValueError(f"attention_windows must list a number of positions for each of {_show(layers)} layers, got "
+                         f"{_show(windows)}")
+    return tuple(windows)
 
 
 def _from_hgrn_config(config: Mapping[str, object]) -> Architecture:
@@ -216,6 +236,12 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         elif type(value) is not int or not 1 <= value <= MAX_DIMENSION:
             raise ValueError(f"{keys[field]} must be an integer from 1 to {MAX_DIMENSION}, got {_show(value)}")
     values.setdefault("kv_heads", values["heads"])
+    if values.get("attention_only_layers", 0) >= values["layers"]:
+        raise ValueError(f"{keys['attention_only_layers']} {values['attention_only_layers']} leaves none of "
+                         f"{values['layers']} layers a feed-forward")
+    if values["feed_forward"] % values.get("feed_groups", 1):
+        raise ValueError(f"{keys['feed_forward']} {values['feed_forward']} is not a multiple of "
+                         f"{keys['feed_groups']} {values['feed_groups']}")
     if values["heads"] % values["kv_heads"]:
         raise ValueError(f"{keys['heads']} {values['heads']} is not a multiple of {keys['kv_heads']} "
                          f"{values['kv_heads']}")

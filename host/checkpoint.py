@@ -19,6 +19,9 @@ class Shape:
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
     ``down``.
     ``is_parallel`` : attention and feed-forward read the same normed vector, and both add to the residual stream.
+    ``attention_only_layers`` : so many first layers have no feed-forward.
+    ``feed_groups`` : equal parts of the feed-forward's hidden vector that are quantised each with a scale of its own.
+    ``windows`` : per layer, how many positions attention sees, the present one among them; empty: all.
     ``is_sparse`` : exactly one in each four weights of a row is zero, in every trit plane but those of the embedding.
     """
 
@@ -40,6 +43,17 @@ class Shape:
     mixer: str = "attention"
     is_parallel: bool = False
     is_sparse: bool = False
+    attention_only_layers: int = 0
+    feed_groups: int = 1
+    windows: tuple[int, ...] = ()
+
+    def has_feed_forward(self, layer: int) -> bool:
+        """Whether a layer has one behind, or beside, what mixes tokens."""
+        return layer >= self.attention_only_layers
+
+    def window(self, layer: int) -> int:
+        """Positions that attention of a layer sees."""
+        return self.windows[layer] if self.windows else self.context
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Checkpoint:
         return sum(t.integers.size for name, t in self.tensors.items() if name not in ("embed", "head"))
 
 
-def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
+def layer_shapes(shape: Shape, layer: int) -> dict[str, tuple[int, int]]:
     """Rows and columns of each projection of a layer."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if shape.mixer == "hgrn":
@@ -101,7 +115,7 @@ def layer_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
     else:
         mixer = {"q": (queries, shape.hidden), "k": (keys, shape.hidden), "v": (keys, shape.hidden),
                  "o": (shape.hidden, queries)}
-    return mixer | {
+    return mixer if not shape.has_feed_forward(layer) else mixer | {
         "gate": (shape.feed_forward, shape.hidden), "up": (shape.feed_forward, shape.hidden),
         "down": (shape.hidden, shape.feed_forward)}
 
@@ -117,7 +131,7 @@ def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic"
     tensors = {"embed": Tensor(embed, 1 / embed_limit, shape.embed_planes),
                "head": Tensor(head, 2 / shape.hidden**0.5 / head_limit, shape.head_planes)}
     for layer in range(shape.layers):
-        for key, (rows, columns) in layer_shapes(shape).items():
+        for key, (rows, columns) in layer_shapes(shape, layer).items():
             limit = 3**planes // 2
             integers = random(rng, (rows, columns), planes)
             tensors[f"{layer}.{key}"] = Tensor(integers, 1.2 / columns**0.5 / limit, planes)

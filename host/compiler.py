@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from host.checkpoint import Checkpoint
+from host.checkpoint import Checkpoint, Shape
 from host.drafts import draft_table
 from host.errors import TritloomError
 from host.gains import GainTable, gain_beats, gain_digits
+from host.grouped_program import GroupedProgram
 from host.hgrn_program import HgrnProgram
 from host.image import PROGRAM_PIECES, Image
 from host.masks import with_sampling_beside
@@ -31,8 +32,7 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
     layout = Layout(shape, config, gain_beats=gain_beats(checkpoint, config), gain_digits=gain_digits(config))
     tiler = Tiler(checkpoint, config)
     gains = GainTable(checkpoint, config, tiler.vector_by_query)
-    token_program = HgrnProgram if shape.mixer == "hgrn" else ParallelProgram if shape.is_parallel else TokenProgram
-    program = token_program(checkpoint, config, layout, tiler, gains).operations()
+    program = _token_program(shape, config)(checkpoint, config, layout, tiler, gains).operations()
     program = with_sampling_beside(config, program)
     if len(program) > config.program_depth:
         raise TritloomError(f"the program has {len(program)} operations, {config.name} holds {config.program_depth}")
@@ -58,6 +58,14 @@ def compile_checkpoint(checkpoint: Checkpoint, config: Config) -> Image:
     if checkpoint.quantised:
         model["quantised"] = checkpoint.quantised
     return Image(config, model, sections)
+
+
+def _token_program(shape: Shape, config: Config) -> type[TokenProgram]:
+    if shape.mixer == "hgrn":
+        return HgrnProgram
+    if not shape.is_parallel:
+        return TokenProgram
+    return GroupedProgram if shape.feed_groups > 1 and config.slots == 1 else ParallelProgram
 
 
 def _embedding(checkpoint: Checkpoint, config: Config, gains: GainTable) -> np.ndarray:

@@ -150,7 +150,7 @@ def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
         whole = config.lanes if config.slots > 1 else 1
         rows, columns, planes = ceil(shape.vocab / whole) * whole, shape.hidden, shape.head_planes
     else:
-        (rows, columns), planes = layer_shapes(shape)[part], 1
+        (rows, columns), planes = layer_shapes(shape, shape.layers - 1)[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
         rows = ceil(rows / beat) * beat
     if shape.mixer == "attention" and shape.head_dim == config.head_dim:
@@ -169,7 +169,8 @@ def tiles_to_bytes(config: Config, tiles: int) -> int:
 
 def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]:
     """Every memory of the accelerator, that of the weights first, as a model of this shape would fill it."""
-    tiles = shape.layers * sum(matrix_tiles(shape, config, part) for part in layer_shapes(shape))
+    tiles = sum(matrix_tiles(shape, config, part)
+                for layer in range(shape.layers) for part in layer_shapes(shape, layer))
     tiles += matrix_tiles(shape, config, "head")
     weights = tiles_to_bytes(config, tiles)
     if config.weight_source == "ebr":
@@ -190,11 +191,21 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     # Of x, and with a recurrence of the states and of what several norms read.
     kept = (2 + shape.layers) * hidden if is_hgrn else hidden
     scratch = max(2 * feed, mixer) + hidden
+    beside = (queries + kv_elements // lanes) * shape.is_parallel
+    is_grouped = shape.feed_groups > 1 and config.slots == 1
+    if shape.feed_groups > 1 and config.slots > 1:
+        kept, scratch = kept + beside, 2 * feed + 3 * hidden
+    elif is_grouped:
+        group = ceil(feed / shape.feed_groups)
+        beside = max(beside, group)
+        kept, scratch = kept + beside, max(4 * group, hidden) + max(2 * hidden, mixer)
     beat_bits = lanes * ELEMENT_BITS
     if config.bank_beats:
-        beside = hidden + (queries + kv_elements // lanes) * shape.is_parallel
-        yield Limit("second bank of vector memory", beside * beat_bits // 8, config.bank_beats * beat_bits // 8)
-        kept, scratch = 0, max(2 * feed, feed + 3 * hidden if shape.is_parallel else max(feed, mixer) + hidden)
+        yield Limit("second bank of vector memory", (hidden + beside) * beat_bits // 8,
+                    config.bank_beats * beat_bits // 8)
+        kept = 0
+        if not is_grouped:
+            scratch = max(2 * feed, feed + 3 * hidden if shape.is_parallel else max(feed, mixer) + hidden)
     beats = kept + max(scratch, ceil(shape.vocab / lanes))
     yield Limit("vector memory", beats * beat_bits // 8, config.engine_beats * beat_bits // 8)
     active = max(hidden, feed, queries)

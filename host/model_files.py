@@ -219,9 +219,8 @@ def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:
     expected = {"embed": (shape.vocab, shape.hidden)}
     if not architecture.tied:
         expected["head"] = (shape.vocab, shape.hidden)
-    projections = _stored_shapes(architecture)
     for layer in range(shape.layers):
-        expected |= {f"{layer}.{key}": size for key, size in projections.items()}
+        expected |= {f"{layer}.{key}": size for key, size in _stored_shapes(architecture, layer).items()}
     return expected
 
 
@@ -229,9 +228,9 @@ def _is_hgrn(architecture: Architecture) -> bool:
     return architecture.shape.mixer == "hgrn"
 
 
-def _stored_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
+def _stored_shapes(architecture: Architecture, layer: int) -> dict[str, tuple[int, int]]:
     """Rows and columns of the matrices of a layer, as files have them."""
-    shapes = layer_shapes(architecture.shape)
+    shapes = layer_shapes(architecture.shape, layer)
     if not _is_hgrn(architecture):
         return shapes
     (gate_rows, columns), (up_rows, _), down = (shapes.pop(part) for part in ("gate", "up", "down"))
@@ -239,8 +238,8 @@ def _stored_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
 
 
 def _projections(architecture: Architecture) -> list[str]:
-    parts = _stored_shapes(architecture)
-    names = [f"{layer}.{part}" for layer in range(architecture.shape.layers) for part in parts]
+    names = [f"{layer}.{part}" for layer in range(architecture.shape.layers)
+             for part in _stored_shapes(architecture, layer)]
     return ["head", *names] if _is_hgrn(architecture) else names
 
 

@@ -13,7 +13,7 @@ from rtl.config import QKV_FRACTION, Config
 from rtl.isa import NO_SCALAR, Op
 
 ROTATION_GROWTH = 2**0.5   # of an element, at most
-HEADS_MAX = 8              # scalar registers that `ParallelScalars` leaves to heads
+HEADS_MAX = 8              # scalar registers that `ParallelScalars` leaves to heads and groups
 
 
 class ParallelScalars(Scalars):
@@ -48,9 +48,11 @@ class ParallelProgram(TokenProgram):
         if self.shape.sub_norms or any(gain.rows or name.endswith(".gate") for name, gain in self.gains.items()):
             raise TritloomError("the model has attention and feed-forward side by side, and gains of norms; train it "
                                 "without gains, or multiply its matrices by them")
-        if config.heads_parallel > HEADS_MAX:
-            raise TritloomError(f"attention and feed-forward side by side leave scalars for {HEADS_MAX} heads at once, "
-                                f"{config.name} has {config.heads_parallel}; use a configuration with narrower words")
+        groups = self.shape.feed_groups if self.shape.feed_groups > 1 else 0
+        if config.heads_parallel + groups > HEADS_MAX:
+            raise TritloomError(f"attention and feed-forward side by side leave scalars for {HEADS_MAX} heads at once "
+                                f"and groups of the hidden vector, {config.name} has {config.heads_parallel} heads, "
+                                f"the model {groups} groups; use a configuration with narrower words")
 
     def operations(self) -> list[Op]:
         """All of them, with END."""
@@ -60,11 +62,12 @@ class ParallelProgram(TokenProgram):
         """Up to the start of attention; the engine then works on the gate."""
         emit, at, config = self.emit, self.layout, self.config
         raw_k, raw_q, raw_v = at.raw, at.raw + at.kv_beats, at.raw + at.kv_beats + at.q_beats
-        one, gate = 2.0**QKV_FRACTION, self._scale(f"{layer}.gate")
+        one = 2.0**QKV_FRACTION
         self._quantise(at.x, at.hidden_beats, S.PEAK)
         self._matvec(f"{layer}.k", raw_k, S.K_PEAK)
         self._norm_scale(f"{layer}.qkv", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
-        emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
+        if self.shape.has_feed_forward(layer):
+            self._begin_delta(layer)
         self._matvec(f"{layer}.q", raw_q, S.Q_PEAK, fill=False)
         if config.slots > 1:
             self._mix_slots(layer, raw_k, raw_q, raw_v)
@@ -75,19 +78,20 @@ class ParallelProgram(TokenProgram):
         self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
         emit.rotate(raw_q, at.q_beats, NO_SCALAR, dst=at.q)
         self._factor(f"{layer}.q", S.Q, S.Q_PEAK, one * LOG2_E / self.shape.head_dim**0.5, growth=ROTATION_GROWTH)
-        self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK, fill=False)
+        if self.shape.has_feed_forward(layer):
+            self._gate(layer)
         emit.block(S.Q_PEAK, S.Q_PEAK)
         self._to_cache(layer, at.k, S.K, S.K_PEAK, value=False)
         self._factor(f"{layer}.v", S.V, S.V_PEAK, one)
         self._to_query(0)
         emit.block(S.V_PEAK, S.V_PEAK)
         self._to_cache(layer, raw_v, S.V, S.V_PEAK, value=True)
-        emit.attend(layer * at.kv_words, S.HEADS, wait=NO_WAIT)
+        self._attend(layer, 0, wait=NO_WAIT)
         for word in range(1, at.kv_words):
             self._reciprocals(range(config.heads_parallel))
             self._collect(word - 1)
             self._to_query(word)
-            emit.attend(layer * at.kv_words + word, S.HEADS, wait=NO_WAIT)
+            self._attend(layer, word, wait=NO_WAIT)
 
     def _mix_slots(self, layer: int, raw_k: int, raw_q: int, raw_v: int) -> None:
         """The rest of it for one slot after the other, while the engine works on the gate of all.
@@ -96,7 +100,8 @@ class ParallelProgram(TokenProgram):
         """
         emit, at, config, one = self.emit, self.layout, self.config, 2.0**QKV_FRACTION
         self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
-        self._matvec(f"{layer}.gate", at.gate, S.GATE_PEAK, fill=False)
+        if self.shape.has_feed_forward(layer):
+            self._gate(layer)
         emit.rotary()
         self._factor(f"{layer}.k", S.K, S.K_PEAK, one, growth=ROTATION_GROWTH)
         emit.block(S.K_PEAK, S.K_PEAK)
@@ -110,7 +115,7 @@ class ParallelProgram(TokenProgram):
         self._to_cache(layer, raw_v, S.V, S.V_PEAK, value=True)
         for word in range(at.kv_words):
             self._to_query(word)
-            emit.attend(layer * at.kv_words + word, S.HEADS, wait=NO_WAIT)
+            self._attend(layer, word, wait=NO_WAIT)
             self._reciprocals(range(config.heads_parallel))
             self._collect(word)
 
@@ -148,13 +153,33 @@ class ParallelProgram(TokenProgram):
         self.emit.scalar(peak, peak, S.ACT, constant=scale * growth)
         self.emit.block(factor, peak, S.ACT, constant=scale)
 
+    def _begin_delta(self, layer: int) -> None:
+        """S.DELTA becomes what the hidden vector's scales come from, as soon as that of the normed vector is known."""
+        gate, _, _ = self._gate_scales(layer)
+        self.emit.scalar(S.DELTA, S.ACT, S.ACT, constant=gate * gate)
+
+    def _end_delta(self, layer: int) -> None:
+        _, up, down = self._gate_scales(layer)
+        self.emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
+
+    def _gate(self, layer: int) -> None:
+        """What the engine begins with while queries, keys and values are made."""
+        self._matvec(f"{layer}.gate", self.layout.gate, S.GATE_PEAK, fill=False)
+
     def _feed_forward(self, layer: int) -> None:
         """While attention runs; then what attention leaves."""
+        if not self.shape.has_feed_forward(layer):
+            if self.config.slots == 1:
+                self._reciprocals(range(self.config.heads_parallel - 1))
+            self._attention_output(layer, [])
+            return
         emit, at = self.emit, self.layout
-        _, up, down = self._gate_scales(layer)
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
-        emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK, wait=NO_WAIT)
-        emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
+        if self.shape.feed_groups > 1:
+            self._attention_output(layer, self._down_groups(layer))
+            return
+        emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
+        self._end_delta(layer)
         emit.reciprocal(S.HIDDEN_QUANTISE, S.HIDDEN_PEAK, constant=127.0, wait=NO_WAIT)
         parts, beats = self.tiler.parts(f"{layer}.down"), self.config.table_blocks * self.config.block_beats
         for part in range(parts):
@@ -170,27 +195,71 @@ class ParallelProgram(TokenProgram):
                 emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
             elif part < parts - 1:
                 self._add(self._delta(part - 1), S.DELTA)
-        self._attention_output(layer, [self._delta(part) for part in range(max(0, parts - 2), parts)])
+        self._attention_output(layer, [(self._delta(part), S.DELTA) for part in range(max(0, parts - 2), parts)])
+
+    def _down_groups(self, layer: int) -> list[tuple[int, int]]:
+        """The down projection of one group after the other; what is left to add of it."""
+        emit, at = self.emit, self.layout
+        self._end_delta(layer)
+        for group in range(self.shape.feed_groups):
+            gate, up = (first + group * at.group_beats for first in (at.gate, at.up))
+            emit.gate(gate, up, at.group_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
+            self._quantise_group(group, gate)
+            self._down(layer, group)
+            if group:
+                self._add(self._delta(group - 1), self._group_scale(group - 1))
+        return [(self._delta(group), self._group_scale(group))]
+
+    def _quantise_group(self, group: int, source: int) -> None:
+        """A group of the hidden vector to the activations, and the scale of what it adds."""
+        emit, at, scale = self.emit, self.layout, self._group_scale(group)
+        emit.reciprocal(S.HIDDEN_QUANTISE, S.HIDDEN_PEAK, constant=127.0, wait=NO_WAIT)
+        emit.scalar(scale, S.DELTA, S.HIDDEN_PEAK)
+        emit.to_activation(source, at.group_beats, S.HIDDEN_QUANTISE, NO_SCALAR, wait=NO_WAIT,
+                           dst=self._group_activations(group))
+        emit.scalar(scale, scale, S.GATE_SHIFT)
+
+    def _group_activations(self, group: int) -> int:
+        return self.layout.hidden_activations + group * self.layout.group_beats
+
+    def _group_scale(self, group: int) -> int:
+        """Register behind those of the heads."""
+        return S.HEADS + self.config.heads_parallel + group
+
+    def _down(self, layer: int, group: int) -> None:
+        self._matvec(f"{layer}.down/{group}", self._delta(group), S.SCRATCH, source=self._group_activations(group))
 
     def _delta(self, part: int) -> int:
         """Place of what a part of the down projection adds; the engine fills one while the other is added."""
         return self.layout.delta + (1 + part % 2) * self.layout.hidden_beats
 
-    def _attention_output(self, layer: int, deltas: list[int]) -> None:
-        """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward."""
-        emit, at = self.emit, self.layout
-        name = f"{layer}.o"
+    def _attention_output(self, layer: int, deltas: list[tuple[int, int]]) -> None:
+        """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward.
+
+        Parameters
+        ----------
+        deltas : place and scale of each vector that it adds.
+        """
         if self.config.slots == 1:
             self._reciprocals([self.config.heads_parallel - 1])
-            self._collect(at.kv_words - 1)
+            self._collect(self.layout.kv_words - 1)
+        self._quantise_output()
+        self._project_output(layer, deltas)
+
+    def _quantise_output(self) -> None:
+        emit, at = self.emit, self.layout
         if at.kv_words > 1:
             emit.peak(at.q, at.q_beats, S.O_PEAK)
         emit.reciprocal(S.O_QUANTISE, S.O_PEAK, constant=127.0, wait=NO_WAIT)
         emit.to_activation(at.q, at.q_beats, S.O_QUANTISE, NO_SCALAR, wait=NO_WAIT)
+
+    def _project_output(self, layer: int, deltas: list[tuple[int, int]]) -> None:
+        name, at = f"{layer}.o", self.layout
         self._matvec(f"{name}/0", at.delta, S.SCRATCH)
-        for delta in deltas:
-            self._add(delta, S.DELTA)
-        emit.scalar(S.O_DELTA, S.O_PEAK, constant=self._scale(name, f"{name}/0") * self.one / 127 / 2.0**QKV_FRACTION)
+        for delta, scale in deltas:
+            self._add(delta, scale)
+        self.emit.scalar(S.O_DELTA, S.O_PEAK,
+                         constant=self._scale(name, f"{name}/0") * self.one / 127 / 2.0**QKV_FRACTION)
         self._add(at.delta, S.O_DELTA, peak=S.PEAK)
 
     def _add(self, delta: int, scale: int, *, peak: int = NO_SCALAR) -> None:

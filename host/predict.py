@@ -77,7 +77,7 @@ def operation_cycles(config: Config, op: Op, position: int, *, greedy: bool = Tr
         case Opcode.SCALAR:
             return timing.scalar_cycles(config, op)
         case Opcode.ATTEND:
-            return timing.attention_cycles(config, position)
+            return timing.attention_cycles(config, op, position)
         case Opcode.SAMPLE:
             return timing.sampler_cycles(config, op, greedy)
         case Opcode.ROTARY:

@@ -39,6 +39,9 @@ class Layout:
     def __init__(self, shape: Shape, config: Config, *, gain_beats: int = 0, gain_digits: int = 1) -> None:
         is_hgrn, is_banked = shape.mixer == "hgrn", config.bank_beats > 0
         _check_units(shape, config)
+        if shape.feed_groups > 1 and shape.feed_forward % (shape.feed_groups * config.lanes):
+            raise TritloomError(f"the model's feed-forward of {shape.feed_forward} in {shape.feed_groups} groups does "
+                                f"not fit {config.name}, which takes groups of whole beats of {config.lanes}")
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
         self.kv_words = 0 if is_hgrn else ceil(shape.kv_heads / config.word_heads)
@@ -73,15 +76,29 @@ class Layout:
             self.raw = self.up + max(0, self.feed_beats - self.q_beats - 2 * self.kv_beats)
             self.gain = self.digit = max(self.up + 3 * self.hidden_beats, self.raw + self.q_beats + 2 * self.kv_beats)
             self.logits = self.gate
+        # Of a group of the hidden vector, and what lies beside the residual stream.
+        self.group_beats = ceil(shape.feed_forward // shape.feed_groups / config.lanes)
+        beside = (self.q_beats + self.kv_beats) * shape.is_parallel
+        end = max(self.up + self.feed_beats, self.digit + (gain_beats if gain_digits > 1 else 0))
+        if shape.feed_groups > 1 and config.slots > 1:
+            # What is to be added lies behind gates and ups, which later groups still need.
+            self.delta = self.up + self.feed_beats
+            end = max(end, self.delta + 3 * self.hidden_beats)
+        elif shape.feed_groups > 1:
+            # Each group lies where queries and keys were. The engine leaves gates and ups of two groups in turn, and
+            # where the mixer's were, and behind, what is to be added; what attention adds in place of the first pair.
+            self.hidden, beside = self.k, max(beside, self.group_beats)
+            self.delta = self.pairs = self.logits = 0 if is_banked else self.x + self.hidden_beats + beside
+            self.raw = self.pairs + max(4 * self.group_beats, self.hidden_beats)
+            mixer = self.q_beats + 2 * self.kv_beats
+            end = self.raw + self.hidden_beats + max(self.hidden_beats, mixer - self.hidden_beats)
         # Activations of the hidden vector lie behind others if there is room: then neither waits for the other's use.
         room = config.activation_depth - self.feed_beats
         self.hidden_activations = self.hidden_beats if room >= self.hidden_beats else 0
-        end = max(self.up + self.feed_beats, self.digit + (gain_beats if gain_digits > 1 else 0))
         limits = (
             ("vector memory beats", max(end, self.logits + logit_beats), config.engine_beats),
             ("beats of the residual stream and what lies beside it",
-             self.hidden_beats + (self.q_beats + self.kv_beats) * shape.is_parallel,
-             config.bank_beats or config.vector_depth),
+             self.hidden_beats + beside, config.bank_beats or config.vector_depth),
             ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
             ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
             ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
@@ -156,8 +173,8 @@ class ProgramBuilder:
                      planes=block.planes, dst=destination, shift=block.shift, rd=peak, address=block.address,
                      unfilled=block.unfilled)
 
-    def attend(self, slot: int, heads: int, wait: Unit) -> None:
-        self._append(Opcode.ATTEND, wait, slot=slot, rd=heads)
+    def attend(self, slot: int, heads: int, window: int, wait: Unit) -> None:
+        self._append(Opcode.ATTEND, wait, slot=slot, rd=heads, reach=window - 1)
 
     def sample(self, src: int, count: int, scale: int, wait: Unit) -> None:
         self._append(Opcode.SAMPLE, wait, src=src, count=count, ra=scale)
@@ -223,6 +240,7 @@ class ProgramBuilder:
     def sigmoid(self, at: int, beats: int, peak: int) -> None:
         self._vector(VectorFn.SIGMOID, at, beats, peak, NO_WAIT, dst=at)
 
-    def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int,
-             wait: Unit) -> None:
-        self._vector(VectorFn.GATE, gate, beats, peak, wait, src2=up, dst=gate, ra=gate_peak, rb=up_peak, rc=shift)
+    def gate(self, gate: int, up: int, beats: int, gate_peak: int, up_peak: int, shift: int, peak: int, *,
+             wait: Unit = NO_WAIT, dst: int | None = None) -> None:
+        self._vector(VectorFn.GATE, gate, beats, peak, wait, src2=up, dst=gate if dst is None else dst, ra=gate_peak,
+                     rb=up_peak, rc=shift)

@@ -71,9 +71,8 @@ class Tiler:
                     self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
             if not checkpoint.shape.is_parallel:
                 self._cut_output(layer, tensors, planes)
-            for name in (f"{layer}.gate", f"{layer}.up"):
-                self._cut(name, self._whole_beats(tensors[name]), planes[name])
-            self._cut_parts(f"{layer}.down", tensors[f"{layer}.down"], planes[f"{layer}.down"])
+            if checkpoint.shape.has_feed_forward(layer):
+                self._cut_feed_forward(layer, tensors, planes)
             if checkpoint.shape.is_parallel:
                 self._cut_output(layer, tensors, planes)
         # An engine with slots writes whole beats only.
@@ -94,6 +93,18 @@ class Tiler:
     def vector_by_query(self, vector: np.ndarray) -> np.ndarray:
         """Elements of all query heads in the order in which the attention unit writes them."""
         return self._by_query(vector[:, None])[:, 0]
+
+    def _cut_feed_forward(self, layer: int, tensors: dict[str, np.ndarray], planes: dict[str, int]) -> None:
+        gate, up, down = (f"{layer}.{part}" for part in ("gate", "up", "down"))
+        groups = self._shape.feed_groups
+        if groups == 1 or self._config.slots > 1:
+            for name in (gate, up):
+                self._cut(name, self._whole_beats(tensors[name]), planes[name])
+        else:
+            halves = (np.split(tensors[name], groups) for name in (gate, up))
+            for group, pair in enumerate(zip(*halves, strict=True)):
+                self._cut(f"{layer}.pair/{group}", np.concatenate(pair), max(planes[gate], planes[up]))
+        self._cut_parts(down, tensors[down], planes[down], groups=groups)
 
     def _cut_output(self, layer: int, tensors: dict[str, np.ndarray], planes: dict[str, int]) -> None:
         name = f"{layer}.o"
@@ -118,9 +129,10 @@ class Tiler:
         by_word = padded.reshape(-1, c.word_heads, c.query_groups, s.head_dim, matrix.shape[1])
         return by_word.transpose(0, 2, 1, 3, 4).reshape(-1, matrix.shape[1])
 
-    def _cut_parts(self, name: str, matrix: np.ndarray, planes: int) -> None:
+    def _cut_parts(self, name: str, matrix: np.ndarray, planes: int, *, groups: int = 1) -> None:
+        """Cut a matrix into parts of as many columns as the tables hold; in groups, one part for each."""
         matrix = self._whole_beats(matrix)
-        width = self._config.columns * self._config.table_blocks
+        width = self._config.columns * self._config.table_blocks if groups == 1 else matrix.shape[1] // groups
         starts = range(0, matrix.shape[1], width)
         self._parts[name] = len(starts)
         for part, start in enumerate(starts):

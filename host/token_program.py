@@ -167,7 +167,7 @@ class TokenProgram:
         for word in range(at.kv_words):
             emit.to_query(at.q + word * beats, beats, S.Q, S.Q, NO_SCALAR, wait=Unit.ATTENTION)
             out = at.q + word * beats       # of the queries, which are in the attention unit now
-            emit.attend(layer * at.kv_words + word, S.HEADS, wait=Unit.VECTOR)
+            self._attend(layer, word, wait=Unit.VECTOR)
             for head in range(config.heads_parallel):
                 emit.reciprocal(S.HEADS + head, S.HEADS + head, constant=2.0 ** (config.context_log2 + 2),
                                 wait=Unit.ATTENTION)
@@ -184,6 +184,10 @@ class TokenProgram:
             return
         emit.scalar(S.DELTA, S.PEAK, constant=scale / 127 / 2.0**QKV_FRACTION)
         self._project(name)
+
+    def _attend(self, layer: int, word: int, *, wait: Unit) -> None:
+        window = min(self.shape.window(layer), self.config.context)
+        self.emit.attend(layer * self.layout.kv_words + word, S.HEADS, window, wait=wait)
 
     def _project(self, name: str, scale: Callable[[], None] = lambda: None) -> None:
         """x += matrix @ activations * S.DELTA, one table load of column blocks at a time.

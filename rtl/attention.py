@@ -25,7 +25,7 @@ def stages(m: Module, value: Value, count: int, *, name: str) -> list[Value]:
 
 
 class Walk(wiring.Component):
-    """Count from zero to a last index.
+    """Count from a first to a last index.
 
     Latency: the first index is valid in the cycle after ``start``.
 
@@ -35,8 +35,8 @@ class Walk(wiring.Component):
 
     Members
     -------
-    start : begin at zero; not while ``valid``.
-    last : the last index.
+    start : begin at ``first``; not while ``valid``.
+    first, last : the index to begin with, taken with ``start``, and the one to end with.
     step : go to the next index.
     valid, index : the current index.
     final : the last index is valid.
@@ -44,27 +44,28 @@ class Walk(wiring.Component):
 
     def __init__(self, *, index_bits: int) -> None:
         super().__init__({
-            "start": In(1), "last": In(index_bits), "step": In(1),
+            "start": In(1), "first": In(index_bits), "last": In(index_bits), "step": In(1),
             "valid": Out(1), "index": Out(index_bits), "final": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.d.comb += self.final.eq(self.valid & (self.index == self.last))
         with m.If(self.start):
-            m.d.sync += [self.valid.eq(1), self.index.eq(0)]
+            m.d.sync += [self.valid.eq(1), self.index.eq(self.first)]
         with m.Elif(self.valid & self.step):
             m.d.sync += [self.valid.eq(~self.final), self.index.eq(self.index + 1)]
         return m
 
 
 class Attention(wiring.Component):
-    """Softmax attention of ``query_groups * word_heads`` heads over positions ``0..position``, as ``golden.attend``.
+    """Softmax attention of ``query_groups * word_heads`` heads over a position and ``reach`` before it, as
+    ``golden.attend``.
 
     A first pass reads the keys, keeps all scores and finds the greatest of each head; a second reads the scores and,
     as they become weights, the values. The same ``query_groups * word_lanes`` multipliers serve both passes.
 
-    Latency: busy for ``timing.attention_cycles(config, position)`` cycles if ``result`` waits at most ``RESULT_SLACK``
-    times; either pass takes one position per cycle.
+    Latency: busy for ``timing.attention_cycles(config, op, position)`` cycles if ``result`` waits at most
+    ``RESULT_SLACK`` times; either pass takes one position per cycle.
 
     Parameters
     ----------
@@ -76,7 +77,8 @@ class Attention(wiring.Component):
     op, busy : the operation.
     query : writes the queries, ``word_beats`` beats per group; not while busy.
     cache : reads of the KV cache.
-    position : the last position to attend to, below ``context``; taken with the operation.
+    position : the last position to attend to, below ``context``; taken with the operation, whose ``reach`` is how many
+        before it count.
     read : the ``word_beats`` beats of each query group that the last operation left; data follow the address by one
         cycle.
     result : per head the sum of its probabilities, with the exponent of its weights.
@@ -97,13 +99,18 @@ class Attention(wiring.Component):
         m = Module()
         c = self._config
         op = Signal.like(self.op.payload, reset_less=True)
-        last = Signal(c.context_log2, reset_less=True)
+        # The first and the last position, and the distance between them.
+        first, last, span = (Signal(c.context_log2, name=name, reset_less=True) for name in ("first", "last", "span"))
+        position, reach = self.position[: c.context_log2], self.op.payload.reach[: c.context_log2]
+        before, begin = position - reach, Signal(c.context_log2)
+        m.d.comb += begin.eq(Mux(before < 0, 0, before))
         # What is counted or compared begins anew a cycle later: it lies far apart, and its first event is later still.
         self._start, self._clear = Signal(), Signal()
         m.d.sync += self._clear.eq(self._start)
         m.d.comb += [self.op.ready.eq(~self.busy), self._start.eq(self.op.valid & self.op.ready)]
         with m.If(self._start):
-            m.d.sync += [op.eq(self.op.payload), last.eq(self.position)]
+            m.d.sync += [op.eq(self.op.payload), first.eq(begin), last.eq(position),
+                         span.eq(Mux(before < 0, position, reach))]
 
         # A stage is the number of cycles since the address of its position was given: that of the key in the first
         # pass, that of the score in the second.
@@ -121,10 +128,10 @@ class Attention(wiring.Component):
         second, second_next = Signal(), Signal()
         m.d.comb += second_next.eq(~self._start & (second | key_final[score]))
         m.d.sync += second.eq(second_next)
-        value_index = self._count(m, weighed[fetch], name="value")
+        value_index = self._count(m, weighed[fetch], name="value", first=first)
         m.d.comb += [
-            keys.start.eq(self._start), keys.last.eq(last), keys.step.eq(1),
-            scores.start.eq(key_final[score]), scores.last.eq(last), scores.step.eq(1),
+            keys.start.eq(self._start), keys.first.eq(begin), keys.last.eq(last), keys.step.eq(1),
+            scores.start.eq(key_final[score]), scores.last.eq(span), scores.step.eq(1),
             self.cache.enable.eq(keys.valid | weighed[fetch]),
             self.cache.address.eq((op.slot << c.context_log2) | Mux(second, value_index, keys.index)),
         ]
@@ -142,11 +149,11 @@ class Attention(wiring.Component):
                      score_final[probability + c.heads_parallel + RESULT_SLACK])
         return m
 
-    def _count(self, m: Module, step: Value, *, name: str) -> Signal:
-        """Positions that have passed a stage."""
+    def _count(self, m: Module, step: Value, *, name: str, first: Value | int = 0) -> Signal:
+        """Positions that have passed a stage, from ``first`` on."""
         index = Signal(self._config.context_log2, name=f"{name}_index")
         with m.If(self._clear):
-            m.d.sync += index.eq(0)
+            m.d.sync += index.eq(first)
         with m.Elif(step):
             m.d.sync += index.eq(index + 1)
         return index

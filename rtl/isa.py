@@ -26,7 +26,7 @@ class Opcode(IntEnum):
     MATVEC = 2    # engine: activations x weight tiles -> vector memory
     VECTOR = 3    # vector unit
     SCALAR = 4    # scalar unit
-    ATTEND = 5    # attention unit: the sums of its heads -> S(rd), S(rd + 1), ...
+    ATTEND = 5    # attention unit over its position and ``reach`` before it: sums of its heads -> S(rd), S(rd + 1), ...
     SAMPLE = 6    # sampler
     ROTARY = 7    # rotary unit: sine and cosine of the current position
     SECTION = 8   # all slots get here before one goes on; with ``reads`` a pass ends that only reads the prompt
@@ -109,7 +109,7 @@ FIELDS: dict[Opcode, tuple[tuple[str, int], ...]] = {
     Opcode.VECTOR: (("fn", 3), ("target", 3), ("src", 8), ("src2", 8), ("dst", 8), ("beats", 7), ("ra", 5),
                     ("rb", 5), ("rc", 5), ("rd", 5), ("segmented", 1)),
     Opcode.SCALAR: (("fn", 2), ("ra", 5), ("rb", 5), ("rd", 5), ("mantissa", 16), ("exponent", 9)),
-    Opcode.ATTEND: (("slot", 8), ("rd", 5)),
+    Opcode.ATTEND: (("slot", 8), ("rd", 5), ("reach", 16)),
     Opcode.SAMPLE: (("src", 8), ("count", 13), ("ra", 5)),
     Opcode.ROTARY: (),
     Opcode.SECTION: (("reads", 1),),

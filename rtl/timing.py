@@ -216,11 +216,11 @@ def score_cycles(head_dim: int) -> int:
     return (head_dim - 1).bit_length() + SCORE_SHIFT_CYCLES
 
 
-def attention_cycles(config: Config, position: int) -> int:
+def attention_cycles(config: Config, op: Op, position: int) -> int:
     """Attention unit: while other units deliver at most `RESULT_SLACK` scalars in the cycles in which it does."""
     score = OPERAND_CYCLES + 1 + score_cycles(config.head_dim)
     probability = 1 + 2 + EXP2_CYCLES
-    return 2 * position + 2 + score + probability + config.heads_parallel + RESULT_SLACK
+    return 2 * min(position, op.reach) + 2 + score + probability + config.heads_parallel + RESULT_SLACK
 
 
 SAMPLER_PIPELINE_CYCLES = 9  # start, address, data, logit, product, rounding, shift, saturation, key

@@ -300,7 +300,7 @@ class Golden:
         return out
 
     def _attend(self, op: Op) -> np.ndarray:
-        history = (op.slot, slice(0, self.position + 1))
+        history = (op.slot, slice(max(0, self.position - op.reach), self.position + 1))
         out, sums = attend(
             self.query.reshape(self.config.query_groups, -1), self.query_exponent,
             self.cache[Target.KEY][history], self.cache_exponents[Target.KEY][history],

@@ -40,8 +40,10 @@ class Reference:
                 x = x + self._attention(layer, a)
                 if not s.is_parallel:
                     a = self._norm(x, f"{layer}.gate")
+            if not s.has_feed_forward(layer):
+                continue
             h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
-            x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
+            x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"), groups=s.feed_groups)
         return self._linear("head", self._norm(self._norm(x, "final") if s.mixer == "hgrn" else x, "head"))
 
     def loss(self, tokens: np.ndarray) -> float:
@@ -64,15 +66,18 @@ class Reference:
     def _sub_norm(self, x: np.ndarray, reader: str) -> np.ndarray:
         return self._norm(x, reader) if reader.rpartition(".")[2] in self._shape.sub_norms else x
 
-    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        """BitLinear: absmax int8 activations [T, columns] times integer weights [rows, columns]."""
+    def _linear(self, name: str, x: np.ndarray, *, groups: int = 1) -> np.ndarray:
+        """BitLinear: absmax int8 activations [T, columns], in so many groups, times integer weights [rows, columns]."""
         tensor = self._tensors[name]
         weights = tensor.integers.T.astype(np.float64)
         if name in self._float_inputs:
             return x @ weights * tensor.scale
-        peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-5)
-        quantised = np.clip(np.rint(x * (127 / peak)), -127, 127)
-        return quantised @ weights * (peak / 127 * tensor.scale)
+        grouped = x.reshape(len(x), groups, -1)
+        peak = np.maximum(np.abs(grouped).max(axis=-1, keepdims=True), 1e-5)
+        quantised = np.clip(np.rint(grouped * (127 / peak)), -127, 127)
+        if groups == 1:
+            return quantised[:, 0] @ weights * (peak[:, 0] / 127 * tensor.scale)
+        return (quantised * (peak / 127)).reshape(x.shape) @ weights * tensor.scale
 
     def _attention(self, layer: int, a: np.ndarray) -> np.ndarray:
         s = self._shape
@@ -81,7 +86,8 @@ class Reference:
         k = self.keys(layer, a).repeat(group, axis=1)
         v = self._linear(f"{layer}.v", a).reshape(length, s.kv_heads, s.head_dim).repeat(group, axis=1)
         scores = np.einsum("thd,uhd->htu", q, k) / np.sqrt(s.head_dim)
-        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+        seen = np.tri(length, dtype=bool) & ~np.tri(length, k=-s.window(layer), dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         out = np.einsum("htu,uhd->thd", weights, v).reshape(length, -1)

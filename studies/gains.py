@@ -48,7 +48,7 @@ def overlapped_reciprocals(config: Config, op: Op, position: int, *, greedy: boo
 def two_positions(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
     """Attention takes two positions per clock in either pass."""
     cycles = operation_cycles(config, op, position, greedy=greedy)
-    return cycles - 2 * ((position + 1) // 2) if op.opcode == Opcode.ATTEND else cycles
+    return cycles - 2 * ((min(position, op.reach) + 1) // 2) if op.opcode == Opcode.ATTEND else cycles
 
 
 CHANGES = (

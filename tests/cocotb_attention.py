@@ -8,6 +8,7 @@ import numpy as np
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from rtl.config import CONFIGS, Config
+from rtl.isa import Op, Opcode
 from rtl.timing import attention_cycles
 from sim.golden import attend
 from tests.bench import STALL_PATTERNS, StreamMonitor, parameters, start
@@ -53,10 +54,11 @@ class History:
                 self.keys[rng.random(shape) < 0.9] = 0
                 self.query_exponent = 3
 
-    def expected(self, config: Config) -> tuple[np.ndarray, list[Any]]:
-        """Beats and scalars of the golden model."""
-        return attend(self.query, self.query_exponent, self.keys, self.key_exponents, self.values,
-                      self.value_exponents, config)
+    def expected(self, config: Config, reach: int) -> tuple[np.ndarray, list[Any]]:
+        """Beats and scalars of the golden model over the last position and ``reach`` before it."""
+        seen = slice(-reach - 1, None)
+        return attend(self.query, self.query_exponent, self.keys[seen], self.key_exponents[seen], self.values[seen],
+                      self.value_exponents[seen], config)
 
 
 class Bench:
@@ -107,11 +109,11 @@ class Bench:
             await RisingEdge(dut.clk)
         dut.query__enable.value = 0
 
-    async def attend(self, slot: int, rd: int, pattern: str, pattern_seed: int) -> tuple[int, list[int]]:
+    async def attend(self, op: Op, pattern: str, pattern_seed: int) -> tuple[int, list[int]]:
         """Run one operation: busy cycles and results."""
         dut = self.dut
         results = StreamMonitor(dut, "result", pattern=pattern, seed=pattern_seed)
-        dut.op__payload.value = slot | rd << 8
+        dut.op__payload.value = op.slot | op.rd << 8 | op.reach << 13
         dut.op__valid.value = 1
         await RisingEdge(dut.clk)
         assert dut.op__ready.value, "an idle unit must take an operation"
@@ -150,12 +152,14 @@ async def check_seed(bench: Bench, config: Config, seed: int) -> None:
         last = {0: 0, 1: config.context - 1}.get(case, last)
         slot = int(rng.integers(config.kv_slots))
         rd = int(rng.integers(31 - config.heads_parallel))
-        where = f"seed {seed} case {case} {style} position {last} stalls {pattern}"
+        reach = int(rng.choice([0, 1, rng.integers(config.context), last, config.context - 1]))
+        op = Op(Opcode.ATTEND, fields={"slot": slot, "rd": rd, "reach": reach})
+        where = f"seed {seed} case {case} {style} position {last} reach {reach} stalls {pattern}"
         history = History(rng, config, style, last + 1)
-        out, sums = history.expected(config)
+        out, sums = history.expected(config, reach)
         beats = out.reshape(-1, config.lanes)
         await bench.fill(history, slot)
-        cycles, results = await bench.attend(slot, rd, pattern, case)
+        cycles, results = await bench.attend(op, pattern, case)
 
         for index, beat in enumerate(await bench.read()):
             for lane, value in enumerate(beat):
@@ -169,7 +173,7 @@ async def check_seed(bench: Bench, config: Config, seed: int) -> None:
             actual = (mantissa, value_exponent + exponent)
             expected = (scalar.mantissa, scalar.exponent)
             assert actual == expected, f"{where}: head {head} sum is {actual}, expected {expected}"
-        predicted = attention_cycles(config, last)
+        predicted = attention_cycles(config, op, last)
         assert cycles == predicted if pattern == "none" else cycles >= predicted, (
             f"{where}: busy for {cycles} cycles, predicted {predicted}")
         bench.dut._log.info("%s: %d cycles", where, cycles)

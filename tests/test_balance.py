@@ -30,7 +30,8 @@ TOKENS = np.random.default_rng(1).integers(0, 512, 60)
 def random_weights(shape: Shape) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = {"embed": (shape.vocab, shape.hidden), "head": (shape.vocab, shape.hidden)}
-    sizes |= {f"{layer}.{key}": size for layer in range(shape.layers) for key, size in layer_shapes(shape).items()}
+    sizes |= {f"{layer}.{key}": size
+              for layer in range(shape.layers) for key, size in layer_shapes(shape, layer).items()}
     return {key: rng.normal(0, size[1] ** -0.5, size) for key, size in sizes.items()}
 
 

@@ -28,7 +28,7 @@ def test_operations_survive_encoding() -> None:
 def test_encoding_refuses_values_that_do_not_fit() -> None:
     """A field truncated silently."""
     with pytest.raises(ValueError, match="does not fit 8 bits"):
-        Op(Opcode.ATTEND, fields={"slot": 256, "rd": 0}).encode()
+        Op(Opcode.ATTEND, fields={"slot": 256, "rd": 0, "reach": 0}).encode()
     with pytest.raises(ValueError, match="needs field 'rd'"):
         Op(Opcode.ATTEND, fields={"slot": 0}).encode()
 

@@ -115,7 +115,7 @@ def small_tensors(shape: Shape) -> dict[str, tuple[str, list[int], bytes]]:
     tensors = {"model.embed_tokens.weight": ("I8", [shape.vocab, shape.hidden], bytes(size)),
                "lm_head.weight": ("I8", [shape.vocab, shape.hidden], bytes(size))}
     for layer in range(shape.layers):
-        for part, (rows, columns) in layer_shapes(shape).items():
+        for part, (rows, columns) in layer_shapes(shape, layer).items():
             name = f"model.layers.{layer}.{parts[part]}.weight"
             tensors[name] = "U8", [rows // 4, columns], bytes(rows // 4 * columns)
     return tensors

@@ -28,7 +28,8 @@ def test_two_positions_take_half_of_the_passes(position: int) -> None:
     """The pipeline of attention halved with its passes, or an odd position lost."""
     op = next(op for op in IMAGE.program if op.opcode == Opcode.ATTEND)
     now, then = (function(IMAGE.config, op, position) for function in (operation_cycles, gains.two_positions))
-    assert now - then == 2 * (position + 1 - -(-(position + 1) // 2))
+    seen = 1 + min(position, op.reach)
+    assert now - then == 2 * (seen - -(-seen // 2))
 
 
 def test_gains_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,17 @@ def test_parallel_programs_have_no_hazards(name: str) -> None:
     check(PARALLEL[name], parallel_image(name).program)
 
 
+@pytest.mark.parametrize("name", ["tiny", "banked", "resident"])
+def test_programs_of_groups_have_no_hazards(name: str) -> None:
+    """The same for a feed-forward in groups, beside attention that is over soon in one layer and late in another."""
+    shape = replace(SHAPES["tiny" if name == "banked" else name], is_parallel=True, attention_only_layers=1)
+    groups = 4 if name == "resident" else 3
+    shape = replace(shape, feed_groups=groups, windows=(16, *((shape.layers - 1) * (shape.context,)))[: shape.layers])
+    if name == "resident":
+        shape = replace(shape, feed_forward=640, windows=(32, 64, 256, 64))
+    check(PARALLEL[name], compile_checkpoint(synthetic_checkpoint(shape), PARALLEL[name]).program)
+
+
 @pytest.mark.parametrize("is_parallel", [False, True])
 @pytest.mark.parametrize("slots", [2, 5, STREAM.slots])
 def test_slots_have_no_hazards(is_parallel: bool, slots: int) -> None:

@@ -10,7 +10,8 @@ from host.architecture import from_config
 from host.checkpoint import synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
-from rtl.config import TINY
+from rtl.config import STREAM, TINY, Config
+from rtl.isa import Op
 from sim.golden import Golden
 from sim.reference import Reference
 from tests.shapes import SHAPES, STORIES
@@ -19,10 +20,12 @@ from tests.test_planes import divergence
 
 BANKED = replace(TINY, name="banked", bank_beats=16)
 SHAPE = replace(SHAPES["tiny"], is_parallel=True)
+# A first layer of attention only, with a narrow window; a hidden vector in three groups.
+GROUPED = replace(SHAPE, attention_only_layers=1, feed_groups=3, windows=(5, 64))
 
 
 @pytest.mark.parametrize("config", [TINY, BANKED], ids=lambda config: config.name)
-def test_golden_model_is_close_to_the_reference(config) -> None:
+def test_golden_model_is_close_to_the_reference(config: Config) -> None:
     """A feed-forward that reads what attention has added to, or scales that are those of another order."""
     model = synthetic_checkpoint(SHAPE)
     tokens = np.random.default_rng(3).integers(0, SHAPE.vocab, 32)
@@ -32,11 +35,91 @@ def test_golden_model_is_close_to_the_reference(config) -> None:
     assert divergence(Reference(ordinary).logits(tokens), golden) > 0.05
 
 
+@pytest.mark.parametrize("config", [TINY, BANKED, STREAM], ids=lambda config: config.name)
+@pytest.mark.parametrize("other", [{"windows": ()}, {"windows": (4, 64)}, {"windows": (64, 5)}], ids=str)
+def test_windows_are_those_of_the_reference(config: Config, other: dict[str, object]) -> None:
+    """A group that takes the scale of another, a window that is one position too wide, or that of another layer."""
+    shape = GROUPED
+    if config is STREAM:
+        shape = replace(shape, hidden=80, feed_forward=180, head_dim=20, heads=2, kv_heads=1)
+    model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 32)
+    golden = golden_logits(Golden(compile_checkpoint(model, config)), tokens.tolist())
+    assert divergence(Reference(model).logits(tokens), golden) < 0.001
+    assert divergence(Reference(replace(model, shape=replace(shape, **other))).logits(tokens), golden) > 0.002
+
+
+def test_groups_are_those_of_the_reference() -> None:
+    """A hidden vector with one scale for all groups."""
+    shape = replace(SHAPE, feed_groups=3)
+    model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 32)
+    golden = golden_logits(Golden(compile_checkpoint(model, BANKED)), tokens.tolist())
+    whole = Reference(replace(model, shape=SHAPE)).logits(tokens)
+    assert divergence(whole, golden) > 1.3 * divergence(Reference(model).logits(tokens), golden)
+
+
+def test_windows_beyond_the_accelerator_see_all() -> None:
+    """A window whose number of positions does not fit the operation, or of which only the low bits count."""
+    def program(window: int) -> list[Op]:
+        return compile_checkpoint(synthetic_checkpoint(replace(SHAPE, windows=(window, window))), BANKED).program
+    assert program(BANKED.context) == program(BANKED.context + 1) == program(1 << 20)
+    assert program(BANKED.context) != program(BANKED.context - 1)
+
+
+def test_groups_need_whole_beats() -> None:
+    """A beat with elements of two groups, which would share a scale."""
+    with pytest.raises(TritloomError, match="48 in 4 groups does not fit tiny, which takes groups of whole beats of 8"):
+        compile_checkpoint(synthetic_checkpoint(replace(SHAPE, feed_groups=4)), TINY)
+
+
+def test_more_groups_than_registers_are_refused() -> None:
+    """Scales of groups in registers that mean something else."""
+    shape = replace(SHAPE, feed_forward=56, feed_groups=7)
+    with pytest.raises(TritloomError, match="tiny has 2 heads, the model 7 groups"):
+        compile_checkpoint(synthetic_checkpoint(shape), TINY)
+
+
+OWN = {"attention_only_layers": 1, "feed_forward_groups": 4, "attention_windows": [32, 64, 256, 64]}
+
+
+def test_groups_and_windows_are_read() -> None:
+    """A key that is lost."""
+    said = json.loads((STORIES / "config.json").read_text())
+    shape = from_config(said | {"intermediate_size": 640} | OWN).shape
+    assert (shape.attention_only_layers, shape.feed_groups, shape.windows) == (1, 4, (32, 64, 256, 64))
+    plain = from_config({key: value for key, value in said.items() if key not in OWN}).shape
+    assert (plain.attention_only_layers, plain.feed_groups, plain.windows) == (0, 1, ())
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"attention_only_layers": 4}, "attention_only_layers 4 leaves none of 4 layers a feed-forward"),
+    ({"attention_only_layers": 1.5}, "attention_only_layers must be an integer"),
+    ({"feed_forward_groups": 0}, "feed_forward_groups must be an integer from 1"),
+    ({"feed_forward_groups": 7}, "is not a multiple of feed_forward_groups 7"),
+    ({"attention_windows": [64]}, r"attention_windows must list a number of positions for each of 4 .*, got \[64\]"),
+    ({"attention_windows": [64, 64, 0, 64]}, "attention_windows must list"),
+    ({"attention_windows": "wide"}, "attention_windows must list"),
+    ({"attention_windows": [64, 64, True, 64]}, "attention_windows must list")], ids=str)
+def test_impossible_groups_and_windows_are_refused(change: dict[str, object], message: str) -> None:
+    """Layers without windows, or windows without positions, accepted."""
+    said = json.loads((STORIES / "config.json").read_text())
+    with pytest.raises(ValueError, match=message):
+        from_config(said | change)
+
+
+@pytest.mark.parametrize("key", ["attention_only_layers", "feed_forward_groups"])
+def test_groups_of_other_programs_are_refused(key: str) -> None:
+    """An option that the program of layers one after the other would ignore."""
+    said = json.loads((STORIES / "config.json").read_text())
+    objections = from_config(said | {key: 2, "use_parallel_residual": False}).objections
+    assert any(line.startswith(f"{key} is 2") for line in objections)
+
+
 def test_configuration_is_read() -> None:
     """A key that is lost, or taken for true because it is there."""
     said = json.loads((STORIES / "config.json").read_text())
     for value in (False, True):
-        architecture = from_config(said | {"use_parallel_residual": value})
+        architecture = from_config({key: found for key, found in said.items() if key not in OWN}
+                                   | {"use_parallel_residual": value})
         assert architecture.shape.is_parallel == value and not architecture.objections
 
 

@@ -34,7 +34,7 @@ def float_tensors(shape: Shape, *, seed: int = 0, head: bool = False) -> dict[st
     rng = np.random.default_rng(seed)
     sizes = dict.fromkeys(["model.embed_tokens", *(["lm_head"] if head else [])], (shape.vocab, shape.hidden))
     sizes |= {f"model.layers.{layer}.{PARTS[part]}": size for layer in range(shape.layers)
-              for part, size in layer_shapes(shape).items()}
+              for part, size in layer_shapes(shape, layer).items()}
     tensors: dict[str, Stored] = {}
     for name, size in sizes.items():
         spread = 0.2 if name == "model.embed_tokens" else size[1] ** -0.5

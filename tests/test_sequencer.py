@@ -17,7 +17,7 @@ SCALAR_FIELDS = {"fn": 0, "ra": NO_SCALAR, "rb": NO_SCALAR, "rd": 0, "mantissa":
 MATVEC_FIELDS = {"src": 0, "blocks": 1, "fill": 1, "groups": 1, "planes": 1, "dst": 5, "shift": 0, "rd": 6,
                  "address": 0, "unfilled": 0}
 OPS = {
-    Opcode.ROTARY: {}, Opcode.ATTEND: {"slot": 1, "rd": 3}, Opcode.SCALAR: SCALAR_FIELDS,
+    Opcode.ROTARY: {}, Opcode.ATTEND: {"slot": 1, "rd": 3, "reach": 7}, Opcode.SCALAR: SCALAR_FIELDS,
     Opcode.SAMPLE: {"src": 1, "count": 9, "ra": 4}, Opcode.MATVEC: MATVEC_FIELDS,
 }
 UNIT_INDEX = {Opcode.MATVEC: 0, Opcode.SCALAR: 2, Opcode.ATTEND: 3, Opcode.SAMPLE: 4, Opcode.ROTARY: 5}

@@ -101,6 +101,13 @@ def test_attention_and_feed_forward_side_by_side_equal_golden(tmp_path: Path) ->
     run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
 
 
+def test_groups_and_windows_equal_golden(tmp_path: Path) -> None:
+    """A feed-forward in groups and attention over windows, over and beyond them; a layer of attention alone."""
+    banked = replace(TINY, bank_beats=16)
+    shape = replace(SHAPES["tiny"], is_parallel=True, attention_only_layers=1, feed_groups=3, windows=(5, 9))
+    run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
+
+
 def test_sparse_weights_equal_golden(tmp_path: Path) -> None:
     """Codes of four trits in every matrix, and activations of the vector before where the last block is not full."""
     sparse = replace(TINY, code_trits=4)

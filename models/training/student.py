@@ -25,11 +25,17 @@ STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Shape of the model; the defaults are those of models/stories1m."""
+    """Shape of a model; `STORIES` is that of models/stories1m.
+
+    ``attention_only_layers`` : so many first layers have no feed-forward: side by side with attention it would see the
+    embedding of one token only, and could add nothing that the embedding cannot hold.
+    ``feed_groups`` : parts of the feed-forward's hidden vector that are quantised each with a scale of its own.
+    ``attention_windows`` : per layer, how many positions attention sees, the present one among them; empty: all.
+    """
 
     vocab_size: int = 512
     hidden_size: int = 160
-    intermediate_size: int = 480
+    intermediate_size: int = 640
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
@@ -37,8 +43,23 @@ class StudentConfig:
     context: int = 256
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
-    parallel_residual: bool = True
+    parallel_residual: bool = False
     sparse: bool = False        # one zero in each four weights of a row of a plane, but for the embedding
+    attention_only_layers: int = 0
+    feed_groups: int = 1
+    attention_windows: tuple[int, ...] = ()
+
+    def has_feed_forward(self, layer: int) -> bool:
+        """Whether a layer has one beside attention."""
+        return layer >= self.attention_only_layers
+
+    def attention_window(self, layer: int) -> int:
+        """Positions that attention of a layer sees."""
+        return self.attention_windows[layer] if self.attention_windows else self.context
+
+
+STORIES = StudentConfig(parallel_residual=True, attention_only_layers=1, feed_groups=4,
+                        attention_windows=(32, 64, 256, 64))
 
 
 def product_type(device: torch.device) -> torch.dtype:
@@ -50,6 +71,8 @@ def product_type(device: torch.device) -> torch.dtype:
         return torch.bfloat16
     can = torch.cpu.get_capabilities()
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
+# How often weights that were drawn are brought to their magnitude, and how far they stay from their interval's ends.
+ROUNDS, EDGE = 20, 0.01
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -116,9 +139,12 @@ class QuantisedWeight(nn.Module):
         """Take float weights that quantise to about these integers, to train on from them.
 
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
-        can move as many weights across a threshold as it could in the run that made the integers. Then one
-        factor for the whole tensor brings the step back to that of the integers. ``sparse`` says what that run
-        made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
+        can move as many weights across a threshold as it could in the run that made the integers. Then they are
+        brought to the magnitude whose step is that of the integers, each within its interval. ``sparse`` says what that
+        run made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
+
+        Fewer rows or columns become the first ones of the tensor. Further rows stay as random as they are, and further
+        columns become zeros, so that they add nothing until they have learned something.
 
         Raises
         ------
@@ -126,14 +152,20 @@ class QuantisedWeight(nn.Module):
         """
         if sparse and not self.sparse:
             raise ValueError("a model that is not sparse cannot start from a sparse one")
-        step_per_mean = STEP_PER_MEAN[self.limit, sparse]
+        grown = self()[0].round()
+        grown[:, integers.shape[1] :] = 0
+        grown[: integers.shape[0], : integers.shape[1]] = integers
+        integers, step_per_mean = grown, STEP_PER_MEAN[self.limit, sparse]
         spread = 1 / (step_per_mean * math.sqrt(2 / math.pi))   # of the float weight, in steps
         low, high = integers - 0.5, integers + 0.5
         low = torch.where(integers == -self.limit, -math.inf, low)
         high = torch.where(integers == self.limit, math.inf, high)
         below, above = (torch.special.ndtr(edge / spread) for edge in (low, high))
         drawn = spread * torch.special.ndtri(below + (above - below) * torch.rand(integers.shape).clamp(0.01, 0.99))
-        self.weight.copy_(drawn * step / (drawn.abs().mean() * step_per_mean))
+        for _ in range(ROUNDS):
+            drawn /= drawn.abs().mean() * step_per_mean
+            drawn.clamp_(low + EDGE, high - EDGE)
+        self.weight.copy_(drawn * step)
 
 
 def ternary(rows: int, columns: int, gain: float = 1.0, *, sparse: bool = False) -> QuantisedWeight:
@@ -171,21 +203,37 @@ def integer_linear(integers: Tensor, step: Tensor, weights: list[QuantisedWeight
     return (integers.to(dtype) @ trits.t()).float() * betas * step
 
 
+def grouped_linear(integers: Tensor, step: Tensor, weight: QuantisedWeight, dtype: torch.dtype) -> Tensor:
+    """A ternary projection whose input is quantised in groups.
+
+    integers [g, N, K / g], step [g, N, 1], weight [M, K] -> [N, M].
+    """
+    trits, beta = weight()
+    columns = trits.to(dtype).t().unflatten(0, (len(integers), -1))     # [g, K / g, M]
+    return ((integers.to(dtype) @ columns).float() * step).sum(0) * beta
+
+
 class Block(nn.Module):
     """Attention and feed-forward, each with a residual connection: one after the other, or both from one norm of x."""
 
-    def __init__(self, config: StudentConfig) -> None:
+    mask: Tensor | None
+
+    def __init__(self, config: StudentConfig, layer: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.has_feed_forward = config, config.has_feed_forward(layer)
         d, ff = config.hidden_size, config.intermediate_size
         q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = ternary(q_rows, d, sparse=config.sparse)
         self.k_proj = ternary(kv_rows, d, sparse=config.sparse)
         self.v_proj = ternary(kv_rows, d, sparse=config.sparse)
         self.o_proj = ternary(d, q_rows, 0.5, sparse=config.sparse)
-        self.gate_proj = ternary(ff, d, sparse=config.sparse)
-        self.up_proj = ternary(ff, d, sparse=config.sparse)
-        self.down_proj = ternary(d, ff, 0.5, sparse=config.sparse)
+        if self.has_feed_forward:
+            self.gate_proj = ternary(ff, d, sparse=config.sparse)
+            self.up_proj = ternary(ff, d, sparse=config.sparse)
+            self.down_proj = ternary(d, ff, 0.5, sparse=config.sparse)
+        window, seen = config.attention_window(layer), torch.ones(config.context, config.context, dtype=torch.bool)
+        mask = seen.tril() & seen.triu(1 - window) if window < config.context else None
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
@@ -193,11 +241,13 @@ class Block(nn.Module):
         qkv = integer_linear(*normed, [self.q_proj, self.k_proj, self.v_proj], dtype)
         mixed = quantise_activations(self.attend(qkv, cos, sin, batch, dtype))
         x = x + integer_linear(*mixed, [self.o_proj], dtype)
+        if not self.has_feed_forward:
+            return x
         if not self.config.parallel_residual:
             normed = quantise_activations(rms_norm(x, self.config.norm_eps))
         gate, up = integer_linear(*normed, [self.gate_proj, self.up_proj], dtype).chunk(2, -1)
-        hidden = quantise_activations(torch.relu(gate).square() * up)
-        return x + integer_linear(*hidden, [self.down_proj], dtype)
+        hidden = (torch.relu(gate).square() * up).unflatten(-1, (self.config.feed_groups, -1)).transpose(0, 1)
+        return x + grouped_linear(*quantise_activations(hidden), self.down_proj, dtype)
 
     def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """Causal attention on block-floating queries, keys and values: qkv [N, (H+2G)D] -> [N, H*D].
@@ -216,9 +266,10 @@ class Block(nn.Module):
         q = q.view(batch, time, heads, size).transpose(1, 2)  # [B, H, T, D]
         k = k.repeat_interleave(heads // groups, 2).transpose(1, 2)
         v = v.repeat_interleave(heads // groups, 2).transpose(1, 2)
+        mask = None if self.mask is None else self.mask[:time, :time]
         # The query carries log2(e), so softmax to base two: exp2(s) = exp(s * ln 2).
-        out = nn.functional.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), is_causal=True,
-                                                         scale=math.log(2))
+        out = nn.functional.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), mask,
+                                                         is_causal=mask is None, scale=math.log(2))
         return out.float().transpose(1, 2).reshape(batch * time, heads * size)
 
 
@@ -234,7 +285,7 @@ class Student(nn.Module):
         vocab, d = config.vocab_size, config.hidden_size
         self.embed = QuantisedWeight(vocab, d, EMBED_LIMIT, 1.0)
         self.head = QuantisedWeight(vocab, d, HEAD_LIMIT, 0.25 / math.sqrt(d), sparse=config.sparse)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
         angle = torch.outer(torch.arange(config.context).float(), frequency)  # [context, D/2]
         self.register_buffer("cos", angle.cos(), persistent=False)

@@ -13,7 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from models.training.export import export, start_from
 from models.training.optim import StudentOptimisers
 from models.training.options import Options
 from models.training.step import Step
-from models.training.student import Student, StudentConfig, product_type
+from models.training.student import STORIES, Student, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ class Run:
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options, self.device = options, device
         torch.manual_seed(options.seed)
-        self.model = Student(StudentConfig(sparse=options.sparse))
+        self.model = Student(replace(STORIES, sparse=options.sparse))
         if options.start:
             start_from(self.model, Path(options.start))
         self.model.to(device)

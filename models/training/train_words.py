@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # With rotary in place of learned positions and three matrices of 48 in place of two of 64: 4,192 weights, as microGPT.
 SHAPE = StudentConfig(
     vocab_size=VOCABULARY, hidden_size=16, intermediate_size=48, num_layers=1, num_heads=4, num_kv_heads=4, head_dim=4,
-    context=16, parallel_residual=False)
+    context=16)
 IGNORED = -100             # a label that the loss leaves out
 
 

@@ -1,0 +1,76 @@
+"""Emits the token program of a parallel model whose hidden vector is quantised in groups, for one slot."""
+
+from host.parallel_program import ParallelProgram
+from host.parallel_program import ParallelScalars as S
+from rtl.isa import Opcode
+from rtl.timing import attention_cycles, engine_cycles
+
+
+class GroupedProgram(ParallelProgram):
+    """That of `ParallelProgram`, a group of the hidden vector at a time.
+
+    The engine takes gate and up projection of a group together and goes on with the next group, while the vector unit
+    makes the group's hidden vector of them. So when it is done with the last it finds the first ready for the down
+    projection, and does not wait for the vector unit in between.
+    """
+
+    def _gate_scales(self, layer: int) -> tuple[float, float, float]:
+        gate, up = (self._scale(f"{layer}.{part}", f"{layer}.pair/0") for part in ("gate", "up"))
+        return gate, up, self._scale(f"{layer}.down", f"{layer}.down/0")
+
+    def _gate(self, layer: int) -> None:
+        self._pair(layer, 0)
+
+    def _feed_forward(self, layer: int) -> None:
+        if not self.shape.has_feed_forward(layer):
+            super()._feed_forward(layer)
+            return
+        last = self.shape.feed_groups - 1
+        self._end_delta(layer)
+        for group in range(last):
+            self._pair(layer, group + 1)
+            self._hidden(group)
+        self._down(layer, 0)
+        self._hidden(last)
+        is_early, heads = self._is_early(), range(self.config.heads_parallel)
+        for group in range(1, last + 1):
+            self._down(layer, group)
+            if is_early and group == max(1, last - 2):
+                self._reciprocals(heads)
+            if is_early and group == max(1, last - 1):
+                self._collect(self.layout.kv_words - 1)
+            if is_early and group == last:
+                self._quantise_output()
+            self._add(self._delta(group - 1), self._group_scale(group - 1))
+        left = [(self._delta(last), self._group_scale(last))]
+        if is_early:
+            self._project_output(layer, left)
+        else:
+            self._reciprocals(heads[:-1])
+            self._attention_output(layer, left)
+
+    def _is_early(self) -> bool:
+        """Whether attention, which has begun, is over wherever the text is before the engine needs what it leaves."""
+        attend, pair = (next(op for op in reversed(self.emit.ops) if op.opcode == opcode)
+                        for opcode in (Opcode.ATTEND, Opcode.MATVEC))
+        attends = attention_cycles(self.config, attend, self.config.context - 1)
+        return attends <= self.shape.feed_groups * engine_cycles(self.config, pair, 1)
+
+    def _pair_place(self, group: int) -> int:
+        """Of the gates of a group, with the ups behind them."""
+        return self.layout.pairs + group % 2 * 2 * self.layout.group_beats
+
+    def _pair(self, layer: int, group: int) -> None:
+        self._matvec(f"{layer}.pair/{group}", self._pair_place(group), self._pair_peak(group), fill=False)
+
+    def _pair_peak(self, group: int) -> int:
+        """Register with the largest of gates and ups of a group."""
+        return (S.GATE_PEAK, S.UP_PEAK)[group % 2]
+
+    def _hidden(self, group: int) -> None:
+        beats, gate, peak = self.layout.group_beats, self._pair_place(group), self._pair_peak(group)
+        self.emit.gate(gate, gate + beats, beats, peak, peak, S.GATE_SHIFT, S.HIDDEN_PEAK, dst=self.layout.hidden)
+        self._quantise_group(group, self.layout.hidden)
+
+    def _delta(self, part: int) -> int:
+        return self.layout.raw + part % 2 * self.layout.hidden_beats
