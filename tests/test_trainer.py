@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from models.training import teacher as teachers
 from models.training.corpus import Corpus
 from models.training.data import BOS
+from models.training.export import export, load, start_from
 from models.training.optim import Rates, StudentOptimisers
 from models.training.step import Step
-from models.training.student import Student, StudentConfig
+from models.training.student import QuantisedWeight, Student, StudentConfig
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 from models.training.train import TargetLoss
 
@@ -102,3 +104,60 @@ def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
     losses += [step(inputs, targets, 0.1) for _ in range(30)]
     assert losses[0] == losses[1]
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Student:
+    """A published model, whose first layer has a feed-forward."""
+    torch.manual_seed(3)
+    export(Student(replace(SMALL, hidden_size=32, intermediate_size=48, num_layers=2)), tmp_path, b"")
+    return load(tmp_path)
+
+
+def weights(model: Student) -> dict[str, QuantisedWeight]:
+    """All of them by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantisedWeight)}
+
+
+def test_training_goes_on_from_the_published_integers(tmp_path: Path, trained: Student) -> None:
+    """Weights that quantise to others than those of the run that they come from, or to another scale."""
+    model = Student(trained.config)
+    start_from(model, tmp_path)
+    for name, weight in weights(model).items():
+        integers, step = weight()
+        expected, scale = weights(trained)[name]()
+        assert torch.equal(integers.round(), expected), name
+        assert abs(step / scale - 1) < 0.01, name
+
+
+def test_a_wider_model_begins_as_the_narrower_one(tmp_path: Path, trained: Student) -> None:
+    """New columns that add noise, or a feed-forward that is looked for where there is none."""
+    wider = Student(replace(trained.config, intermediate_size=64, attention_only_layers=1))
+    start_from(wider, tmp_path)
+    down, narrow = wider.blocks[1].down_proj()[0].round(), trained.blocks[1].down_proj()[0]
+    assert torch.equal(down[:, :48], narrow) and not down[:, 48:].any()
+    gate = wider.blocks[1].gate_proj()[0].round()
+    assert torch.equal(gate[:48], trained.blocks[1].gate_proj()[0]) and gate[48:].any()
+    assert not hasattr(wider.blocks[0], "down_proj")
+
+
+def test_attention_sees_its_window_and_no_more() -> None:
+    """A window that begins a position too early, or one of another layer."""
+    torch.manual_seed(4)
+    config = replace(SMALL, num_layers=1, attention_windows=(3,))
+    model, tokens = Student(config), torch.randint(0, VOCAB, (1, 8))
+    changed = tokens.clone()
+    changed[0, 2] = (tokens[0, 2] + 1) % VOCAB
+    differs = (model(tokens) - model(changed)).abs().amax(-1) > 0
+    assert differs.nonzero().flatten().tolist() == [2, 3, 4]
+
+
+def test_groups_have_scales_of_their_own() -> None:
+    """One scale for all, or groups of neighbouring rows instead of columns."""
+    torch.manual_seed(5)
+    whole, grouped = (Student(replace(SMALL, intermediate_size=16, feed_groups=groups)) for groups in (1, 4))
+    grouped.load_state_dict(whole.state_dict())
+    tokens = torch.randint(0, VOCAB, (2, 8))
+    largest = (whole(tokens) - grouped(tokens)).abs().max()
+    assert 0 < largest < 0.1 * whole(tokens).abs().max()
+

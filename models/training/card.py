@@ -17,6 +17,7 @@ from models.training.data import Tokenizer, sha256
 from models.training.evaluate import sample_texts
 from models.training.export import load
 from models.training.options import Options
+from models.training.student import StudentConfig
 
 RECORD_FILE = "loss_curve.json"
 
@@ -97,11 +98,24 @@ SPARSE = """Projections are 3:4-sparse trits:
 exactly one in each four weights of a row is zero, which leaves 32 ways and so takes five bits. The same
 holds for both planes of the head. Each group drops what is smallest. Tensors have one scale each"""
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
+ATTENTION_ONLY = " Of the layers the first\n{count} has attention only."
+WINDOWS = " Attention of the layers sees the last {windows}\npositions."
+GROUPS = " The hidden vector of the feed-forward is quantised in {count} groups."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {option: getattr(Options, option) for option in (
     "windows", "matrix_lr", "matrix_decay", "embed_lr", "head_lr", "label_share", "sampled_share", "sampled_streams",
     "start", "sparse")}
+
+
+def residual(config: StudentConfig) -> str:
+    """What is said of layers that are not plain decoder layers."""
+    said = PARALLEL if config.parallel_residual else ""
+    if config.attention_only_layers:
+        said += ATTENTION_ONLY.format(count=config.attention_only_layers)
+    if config.attention_windows:
+        said += WINDOWS.format(windows=", ".join(map(str, config.attention_windows)))
+    return said + (GROUPS.format(count=config.feed_groups) if config.feed_groups > 1 else "")
 
 
 def has_own_drafts(folder: Path) -> bool:
@@ -170,7 +184,7 @@ def write_card(folder: Path) -> None:
         label=options["label_share"],
         soft=1 - options["label_share"],
         sampled=options["sampled_share"],
-        residual=PARALLEL if config.parallel_residual else "",
+        residual=residual(config),
         start=STARTED.format(start=options["start"]) if options.get("start") else "",
         further="".join(further),
     )
