@@ -12,11 +12,17 @@ class GroupedProgram(ParallelProgram):
     The engine takes gate and up projection of a group together and goes on with the next group, while the vector unit
     makes the group's hidden vector of them. So when it is done with the last it finds the first ready for the down
     projection, and does not wait for the vector unit in between.
+
+    Where a window is so narrow that attention is over before the engine is, what it leaves is prepared between the down
+    projections, and it may begin a little later.
     """
 
     def _gate_scales(self, layer: int) -> tuple[float, float, float]:
         gate, up = (self._scale(f"{layer}.{part}", f"{layer}.pair/0") for part in ("gate", "up"))
         return gate, up, self._scale(f"{layer}.down", f"{layer}.down/0")
+
+    def _begin_delta(self, layer: int) -> None:
+        """Later: the scalars of queries and keys are more urgent."""
 
     def _gate(self, layer: int) -> None:
         self._pair(layer, 0)
@@ -25,29 +31,53 @@ class GroupedProgram(ParallelProgram):
         if not self.shape.has_feed_forward(layer):
             super()._feed_forward(layer)
             return
-        last = self.shape.feed_groups - 1
-        self._end_delta(layer)
+        last, is_early = self.shape.feed_groups - 1, self._is_early()
+        super()._begin_delta(layer)
+        self._pair(layer, 1)
         for group in range(last):
-            self._pair(layer, group + 1)
             self._hidden(group)
-        self._down(layer, 0)
-        self._hidden(last)
-        is_early, heads = self._is_early(), range(self.config.heads_parallel)
-        for group in range(1, last + 1):
+            if group:
+                self._pair_or_down(layer, group + 2)
+            else:
+                self._end_delta(layer)
+            self._quantise_group(group, self.layout.hidden)
+            if not group:       # the engine is at work on the second pair until now
+                self._pair_or_down(layer, 2)
+            self._scale_group(group)
+        for group in range(1, last):
             self._down(layer, group)
-            if is_early and group == max(1, last - 2):
-                self._reciprocals(heads)
-            if is_early and group == max(1, last - 1):
-                self._collect(self.layout.kv_words - 1)
-            if is_early and group == last:
-                self._quantise_output()
-            self._add(self._delta(group - 1), self._group_scale(group - 1))
-        left = [(self._delta(last), self._group_scale(last))]
+            self._add_group(group - 1)
+            if group == 1:
+                if is_early:
+                    self._reciprocals(range(self.config.heads_parallel - 1))
+                self._hidden(last)
+        if last == 1:
+            self._hidden(last)
+        self._quantise_group(last, self.layout.hidden)
+        self._finish(layer, last, is_early)
+
+    def _finish(self, layer: int, last: int, is_early: bool) -> None:
+        """From the down projection of the last group on, with what attention leaves."""
+        heads = range(self.config.heads_parallel)
         if is_early:
-            self._project_output(layer, left)
+            self._reciprocals(heads[-1:])
+            self._collect(self.layout.kv_words - 1)
+            self._down(layer, last)
+            self._quantise_output()
+            self._add_group(last - 1)
+            self._scale_group(last)
         else:
             self._reciprocals(heads[:-1])
-            self._attention_output(layer, left)
+            self._down(layer, last)
+            self._reciprocals(heads[-1:])
+            self._collect(self.layout.kv_words - 1)
+            self._quantise_output()
+            self._scale_group(last)
+        left = range(last, last + 1) if is_early else range(last - 1, last + 1)
+        self._project_output(layer, [(self._delta(group), self._group_scale(group)) for group in left])
+
+    def _add_group(self, group: int) -> None:
+        self._add(self._delta(group), self._group_scale(group))
 
     def _is_early(self) -> bool:
         """Whether attention, which has begun, is over wherever the text is before the engine needs what it leaves."""
@@ -60,6 +90,13 @@ class GroupedProgram(ParallelProgram):
         """Of the gates of a group, with the ups behind them."""
         return self.layout.pairs + group % 2 * 2 * self.layout.group_beats
 
+    def _pair_or_down(self, layer: int, group: int) -> None:
+        """What the engine does next: a pair, or after the last of them the first down projection."""
+        if group < self.shape.feed_groups:
+            self._pair(layer, group)
+        elif group == self.shape.feed_groups:
+            self._down(layer, 0)
+
     def _pair(self, layer: int, group: int) -> None:
         self._matvec(f"{layer}.pair/{group}", self._pair_place(group), self._pair_peak(group), fill=False)
 
@@ -70,7 +107,6 @@ class GroupedProgram(ParallelProgram):
     def _hidden(self, group: int) -> None:
         beats, gate, peak = self.layout.group_beats, self._pair_place(group), self._pair_peak(group)
         self.emit.gate(gate, gate + beats, beats, peak, peak, S.GATE_SHIFT, S.HIDDEN_PEAK, dst=self.layout.hidden)
-        self._quantise_group(group, self.layout.hidden)
 
     def _delta(self, part: int) -> int:
         return self.layout.raw + part % 2 * self.layout.hidden_beats

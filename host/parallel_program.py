@@ -205,19 +205,24 @@ class ParallelProgram(TokenProgram):
             gate, up = (first + group * at.group_beats for first in (at.gate, at.up))
             emit.gate(gate, up, at.group_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
             self._quantise_group(group, gate)
+            self._scale_group(group)
             self._down(layer, group)
             if group:
                 self._add(self._delta(group - 1), self._group_scale(group - 1))
         return [(self._delta(group), self._group_scale(group))]
 
     def _quantise_group(self, group: int, source: int) -> None:
-        """A group of the hidden vector to the activations, and the scale of what it adds."""
-        emit, at, scale = self.emit, self.layout, self._group_scale(group)
+        """A group of the hidden vector to the activations."""
+        emit, at = self.emit, self.layout
         emit.reciprocal(S.HIDDEN_QUANTISE, S.HIDDEN_PEAK, constant=127.0, wait=NO_WAIT)
-        emit.scalar(scale, S.DELTA, S.HIDDEN_PEAK)
         emit.to_activation(source, at.group_beats, S.HIDDEN_QUANTISE, NO_SCALAR, wait=NO_WAIT,
                            dst=self._group_activations(group))
-        emit.scalar(scale, scale, S.GATE_SHIFT)
+
+    def _scale_group(self, group: int) -> None:
+        """The scale of what a group adds."""
+        scale = self._group_scale(group)
+        self.emit.scalar(scale, S.DELTA, S.HIDDEN_PEAK)
+        self.emit.scalar(scale, scale, S.GATE_SHIFT)
 
     def _group_activations(self, group: int) -> int:
         return self.layout.hidden_activations + group * self.layout.group_beats
