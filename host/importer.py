@@ -88,7 +88,9 @@ class _Reader:
         tensors = self._embedding() | self._head()
         for layer in range(self.model.architecture.shape.layers):
             for norm, parts in READERS[self.model.architecture.shape.mixer].items():
-                tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
+                keys = [f"{layer}.{part}" for part in parts]
+                if all(key in self.model.matrices for key in keys):
+                    tensors |= self._projections(f"{layer}.{norm}", keys)
         tensors |= self._quantised(self._floats if tensors else balance(self._floats, self.model.architecture.shape))
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)
