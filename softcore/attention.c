@@ -4,14 +4,14 @@
 
 static int32_t scores[CONTEXT];
 
-/* Scores of one head at all positions up to this one; the largest. */
-static int32_t score(const int16_t *head_query, const int16_t *head_keys, const uint8_t *exponents, int32_t position)
+/* Scores of one head at so many positions; the largest. */
+static int32_t score(const int16_t *head_query, const int16_t *head_keys, const uint8_t *exponents, int32_t count)
 {
     int32_t largest = -SCORE_MAX - 1;
     const int32_t *around[HEAD_DIM]; /* the table of squares, seen from a query's element */
     for (int32_t lane = 0; lane < HEAD_DIM; lane++)
         around[lane] = SQUARES + head_query[lane];
-    for (int32_t at = 0; at <= position; at++, head_keys += WORD_LANES) {
+    for (int32_t at = 0; at < count; at++, head_keys += WORD_LANES) {
         int32_t dot = 0;
 #pragma clang loop unroll(full)
         for (int32_t lane = 0; lane < HEAD_DIM; lane++)
@@ -26,13 +26,13 @@ static int32_t score(const int16_t *head_query, const int16_t *head_keys, const 
 }
 
 /* The weighted sum of one head's values; the sum of its weights before they meet the values' exponents. */
-static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *exponents, int32_t position,
+static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *exponents, int32_t count,
                      int32_t largest, int32_t top)
 {
     int32_t sum = 0;
     for (int32_t lane = 0; lane < HEAD_DIM; lane++)
         out[lane] = 0;
-    for (int32_t at = 0; at <= position; at++, head_values += WORD_LANES) {
+    for (int32_t at = 0; at < count; at++, head_values += WORD_LANES) {
         int32_t weight = exp2_negative(largest - scores[at]);
         sum += weight;
         weight = shift_round(weight, top - exponents[at]);
@@ -50,17 +50,18 @@ static int32_t weigh(int32_t *out, const int16_t *head_values, const uint8_t *ex
 
 void attention_attend(const struct op *op, int32_t position)
 {
-    const uint8_t *exponents = value_exponents[op->slot];
+    int32_t first = position > op->reach ? position - op->reach : 0, count = position - first + 1;
+    const uint8_t *exponents = value_exponents[op->slot] + first;
     int32_t top = 0, *out = vector + ATTENTION_BEAT * LANES;
-    for (int32_t at = 0; at <= position; at++)
+    for (int32_t at = 0; at < count; at++)
         if (exponents[at] > top)
             top = exponents[at];
     const int16_t *head_query = query;
     struct scalar *sums = scalars + op->rd;
     for (int32_t group = 0; group < QUERY_GROUPS; group++)
         for (int32_t lane = 0; lane < WORD_LANES; lane += HEAD_DIM) {
-            int32_t largest = score(head_query, keys[op->slot][0] + lane, key_exponents[op->slot], position);
-            int32_t sum = weigh(out, values[op->slot][0] + lane, exponents, position, largest, top);
+            int32_t largest = score(head_query, keys[op->slot][first] + lane, key_exponents[op->slot] + first, count);
+            int32_t sum = weigh(out, values[op->slot][first] + lane, exponents, count, largest, top);
             *sums = normalise((uint64_t)sum);
             sums->exponent -= top;
             sums++;

@@ -10,16 +10,19 @@ import pytest
 
 from boards import BOARDS
 from host.bench import Row, soft_core_rows, workload
+from host.checkpoint import synthetic_checkpoint
 from host.cli import main
+from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.session import DEFAULT_MODEL, read_image
 from host.soft_core import SoftCoreRun
+from rtl.config import TINY
 from rtl.cpu import Core
 from sim.golden import Golden
 from sim.softcore.program import SOURCE, pack_matrix
 from sim.softcore.run import simulate
 from tests.bench import ROOT
-from tests.shapes import synthetic_image
+from tests.shapes import SHAPES, synthetic_image
 
 PROMPT, PASSES = (1, 77), 5
 RUN = SoftCoreRun(config="resident", model="synthetic", image_id=0, core="VexRiscv_Min", memory_bytes=1 << 20,
@@ -56,6 +59,13 @@ def test_tokens_equal_the_golden_model(seed: int) -> None:
     assert list(run.tokens) == expected
     assert run.image_id == image.image_id and run.core == Core.verilog.stem
     assert len(run.cycles) == PASSES and all(100_000 < cycles < 2_000_000 for cycles in run.cycles)
+
+
+def test_groups_and_windows_equal_the_golden_model() -> None:
+    """A window that is a position too wide, or places of a feed-forward in groups; the simulator compares all."""
+    shape = replace(SHAPES["tiny"], is_parallel=True, attention_only_layers=1, feed_groups=3, windows=(2, 3))
+    image = compile_checkpoint(synthetic_checkpoint(shape), TINY)
+    assert len(simulate(image, PROMPT, PASSES, memory_bytes=MEMORY_BYTES, folder=BUILD).cycles) == PASSES
 
 
 @pytest.mark.parametrize(("file", "right", "wrong"), [
