@@ -14,7 +14,7 @@ from host.predict import operation_cycles, timeline
 from host.program import Scalars
 from host.session import DEFAULT_MODEL, read_image
 from rtl.config import Config
-from rtl.isa import Op, Opcode, ScalarFn
+from rtl.isa import Op, Opcode, ScalarFn, VectorFn
 
 Duration = Callable[..., int]
 
@@ -51,9 +51,25 @@ def two_positions(config: Config, op: Op, position: int, *, greedy: bool = True)
     return cycles - 2 * ((min(position, op.reach) + 1) // 2) if op.opcode == Opcode.ATTEND else cycles
 
 
+def add_of_two_banks(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
+    """ADD reads both of its operands in one clock where they lie in different banks."""
+    cycles = operation_cycles(config, op, position, greedy=greedy)
+    is_add = op.opcode == Opcode.VECTOR and op.fn == VectorFn.ADD
+    return cycles - op.beats if is_add and op.src < config.engine_beats <= op.src2 else cycles
+
+
+def fill_read_ahead(config: Config, op: Op, position: int, *, greedy: bool = True) -> int:
+    """The engine has read the activations of a table fill while it was at work on the operation before."""
+    cycles = operation_cycles(config, op, position, greedy=greedy)
+    return cycles - config.block_beats if op.opcode == Opcode.MATVEC and op.fill else cycles
+
+
 CHANGES = (
     Change("attention: two positions per clock", "twice the multipliers and ports of the KV cache",
            duration=two_positions),
+    Change("table fill: activations read ahead", "a second register for them, and an offer before its turn",
+           duration=fill_read_ahead),
+    Change("add: both operands in one clock", "a read port for each bank of vector memory", duration=add_of_two_banks),
     Change("reciprocals of the heads pipelined", "a pipelined scalar unit", duration=overlapped_reciprocals),
     Change("sampler: 10 logits per clock", "2.5 times its lanes", config=lambda c: replace(c, sampler_lanes=10)),
 )

@@ -36,4 +36,4 @@ def test_gains_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of next steps that starts with the least."""
     monkeypatch.setattr(gains, "mean_cycles", lambda image, changes=(): 100 - sum(map(CHANGES.index, changes)))
     saved = [saved for _, _, saved in gains.gains(IMAGE)]
-    assert saved == [2, 1, 0, 3]
+    assert saved == [*reversed(range(len(CHANGES))), sum(range(len(CHANGES)))]
