@@ -30,7 +30,7 @@ SDRAM_CHIP_PHASE_DEGREES = 180.0
 ESP32_GPIO0 = Resource("esp32_gpio0", 0, Pins("L2", dir="o"), Attrs(IO_TYPE="LVCMOS33"))
 
 CLOCKS = {
-    "resident": Clocks(sync_hz=80e6, cpu_hz=50e6),
+    "resident": Clocks(sync_hz=93.75e6, cpu_hz=50e6),
     "sparse": Clocks(sync_hz=80e6, cpu_hz=50e6),
     "stream": Clocks(sync_hz=80e6, cpu_hz=50e6, sdram_hz=float(80e6 * SDRAM_CLOCKS),
                      chip_phase_degrees=SDRAM_CHIP_PHASE_DEGREES),

@@ -6,6 +6,7 @@ from amaranth import ClockSignal, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from boards import BOARDS
 from host.image import Image
 from rtl.config import Config
 from rtl.cpu import CpuSubsystem
@@ -17,7 +18,8 @@ from sim.sdram_chip import CHIP_SOURCE, chip_instance
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FIRMWARE_BUILD = ROOT / "build" / "firmware"
-ENGINE_HZ = 80_000_000     # what the counters are converted with; the simulation itself has no time
+BOARD = "ulx3s"            # whose clock rates are told with; the simulation itself has no time
+ENGINE_HZ = 80_000_000     # of configurations without a board, and what the other clocks are derived from
 SDRAM_HZ = float(ENGINE_HZ * SDRAM_CLOCKS)
 CPU_DIVIDER = 2            # engine cycles per CPU cycle
 BIT_CYCLES = 8             # CPU cycles per bit of the serial line
@@ -43,7 +45,9 @@ class SimulatedSoc(wiring.Component):
     def __init__(self, *, config: Config, image: Image, part: SDRAMPart = DEFAULT_PART) -> None:
         cpu_hz = ENGINE_HZ // CPU_DIVIDER
         self._part = part
-        self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=ENGINE_HZ,
+        clocks = BOARDS[BOARD].clocks.get(config.name)
+        engine_hz = int(clocks.sync_hz) if clocks else ENGINE_HZ
+        self.soc = Soc(config=config, image=image, firmware=build_firmware(FIRMWARE_BUILD), engine_hz=engine_hz,
                         cpu_hz=cpu_hz, sdram_hz=SDRAM_HZ, baud_hz=cpu_hz // BIT_CYCLES, sdram_part=part,
                         image_loaded=True)
         chip = [CHIP_SOURCE] if self.soc.streaming else []
