@@ -109,13 +109,13 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     values["activation"] = activation if activation in ACTIVATIONS else ACTIVATIONS[0]
     parallel = config.get("use_parallel_residual", False)
     values["is_parallel"] = own and parallel is True
-    if parallel not in ((False, True) if own else (False,)) or (parallel and activation != "relu2"):
+    if type(parallel) is not bool or (parallel and (not own or activation != "relu2")):
         objections.append(f"use_parallel_residual is {_show(parallel)} (supported: False"
                           f"{', and True with hidden_act relu2' if own else ''})")
     for field, key in PARALLEL_KEYS.items():
         if values["is_parallel"]:
-            values[field] = config.get(key)
-        elif config.get(key) is not None:
+            values[field] = config.get(key) or None     # none of the layers
+        elif config.get(key) not in (None, 0, 1):
             objections.append(f"{key} is {_show(config[key])} (supported: none without use_parallel_residual)")
     if own:
         values["windows"] = _windows(config)

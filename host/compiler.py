@@ -11,10 +11,10 @@ from host.gains import GainTable, gain_beats, gain_digits
 from host.grouped_program import GroupedProgram
 from host.hgrn_program import HgrnProgram
 from host.image import PROGRAM_PIECES, Image
+from host.layout import Layout
 from host.masks import with_sampling_beside
 from host.packing import codes_to_words, relative_signs, to_base3, to_codes
 from host.parallel_program import ParallelProgram
-from host.program import Layout
 from host.tiler import Tiler
 from host.token_program import TokenProgram
 from rtl.config import Config

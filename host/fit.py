@@ -7,9 +7,9 @@ from math import ceil, prod
 from boards import BOARDS, Board
 from host.checkpoint import Shape, layer_shapes
 from host.errors import TritloomError
+from host.layout import Layout
 from host.model_files import ModelFiles, logical_shape
 from host.packing import BASE3_TRITS
-from host.program import Layout
 from rtl.config import CONFIGS, ELEMENT_BITS, WORD_BITS, Config
 from rtl.sdram_parts import WORD_HALVES
 
@@ -153,11 +153,17 @@ def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
         (rows, columns), planes = layer_shapes(shape, shape.layers - 1)[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
         rows = ceil(rows / beat) * beat
+    groups = shape.feed_groups if part == "down" and config.slots == 1 else 1
     if shape.mixer == "attention" and shape.head_dim == config.head_dim:
         # Query heads are laid out by words of the KV cache, so what KV heads leave unfilled is unfilled here, too.
         queries = ceil(shape.kv_heads / config.word_heads) * (shape.heads // shape.kv_heads) * config.word_lanes
         rows, columns = (queries if part == "q" else rows), (queries if part == "o" else columns)
-    return ceil(rows / config.rows) * ceil(columns / config.columns) * planes
+    return ceil(rows / config.rows) * groups * ceil(columns / groups / config.columns) * planes
+
+
+def _written(beats: int, config: Config) -> int:
+    """Beats that the engine reaches into as it writes so many, in whole tiles."""
+    return ceil(ceil(beats * config.lanes / config.rows) * config.rows / config.lanes)
 
 
 def tiles_to_bytes(config: Config, tiles: int) -> int:
@@ -186,26 +192,26 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     is_hgrn = shape.mixer == "hgrn"
     kv_elements = 0 if is_hgrn else ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
     yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * config.word_lanes * kv_bytes)
-    queries = ceil(shape.heads * shape.head_dim / lanes)
+    queries = kv_elements // lanes * (shape.heads // shape.kv_heads)
     mixer = 3 * hidden if is_hgrn else queries + 2 * kv_elements // lanes
     # Of x, and with a recurrence of the states and of what several norms read.
     kept = (2 + shape.layers) * hidden if is_hgrn else hidden
-    scratch = max(2 * feed, mixer) + hidden
-    beside = (queries + kv_elements // lanes) * shape.is_parallel
-    is_grouped = shape.feed_groups > 1 and config.slots == 1
-    if shape.feed_groups > 1 and config.slots > 1:
-        kept, scratch = kept + beside, 2 * feed + 3 * hidden
-    elif is_grouped:
-        group = ceil(feed / shape.feed_groups)
-        beside = max(beside, group)
-        kept, scratch = kept + beside, max(4 * group, hidden) + max(2 * hidden, mixer)
+    scratch, beside = max(2 * feed, mixer) + hidden, 0
+    if shape.is_parallel:
+        step, beside = _written(hidden, config), queries + kv_elements // lanes
+        later = feed if shape.feed_groups > 1 else 0
+        scratch = max(2 * feed, feed + later + 3 * step, mixer + feed)
+    if shape.feed_groups > 1 and config.slots == 1:
+        group, word = ceil(feed / shape.feed_groups), config.query_groups * config.word_beats
+        beside = max(beside, queries - word + group)
+        scratch = max(2 * _written(2 * group, config), step) + max(2 * step, mixer)
+    kept += beside
     beat_bits = lanes * ELEMENT_BITS
     if config.bank_beats:
-        yield Limit("second bank of vector memory", (hidden + beside) * beat_bits // 8,
-                    config.bank_beats * beat_bits // 8)
+        yield Limit("second bank of vector memory", kept * beat_bits // 8, config.bank_beats * beat_bits // 8)
         kept = 0
-        if not is_grouped:
-            scratch = max(2 * feed, feed + 3 * hidden if shape.is_parallel else max(feed, mixer) + hidden)
+        if not shape.is_parallel:
+            scratch = max(2 * feed, max(feed, mixer) + hidden)
     beats = kept + max(scratch, ceil(shape.vocab / lanes))
     yield Limit("vector memory", beats * beat_bits // 8, config.engine_beats * beat_bits // 8)
     active = max(hidden, feed, queries)

@@ -52,6 +52,8 @@ class GroupedProgram(ParallelProgram):
                     self._reciprocals(range(self.config.heads_parallel - 1))
                 self._hidden(last)
         if last == 1:
+            if is_early:
+                self._reciprocals(range(self.config.heads_parallel - 1))
             self._hidden(last)
         self._quantise_group(last, self.layout.hidden)
         self._finish(layer, last, is_early)
@@ -80,15 +82,11 @@ class GroupedProgram(ParallelProgram):
         self._add(self._delta(group), self._group_scale(group))
 
     def _is_early(self) -> bool:
-        """Whether attention, which has begun, is over wherever the text is before the engine needs what it leaves."""
-        attend, pair = (next(op for op in reversed(self.emit.ops) if op.opcode == opcode)
-                        for opcode in (Opcode.ATTEND, Opcode.MATVEC))
+        """Whether attention, which has begun, is over wherever the text is before the last down projection."""
+        attend = next(op for op in reversed(self.emit.ops) if op.opcode == Opcode.ATTEND)
+        pair = next(op for op in reversed(self.emit.ops) if op.opcode == Opcode.MATVEC)
         attends = attention_cycles(self.config, attend, self.config.context - 1)
-        return attends <= self.shape.feed_groups * engine_cycles(self.config, pair, 1)
-
-    def _pair_place(self, group: int) -> int:
-        """Of the gates of a group, with the ups behind them."""
-        return self.layout.pairs + group % 2 * 2 * self.layout.group_beats
+        return attends <= self.shape.feed_groups * engine_cycles(self.config, pair)
 
     def _pair_or_down(self, layer: int, group: int) -> None:
         """What the engine does next: a pair, or after the last of them the first down projection."""
@@ -98,15 +96,12 @@ class GroupedProgram(ParallelProgram):
             self._down(layer, 0)
 
     def _pair(self, layer: int, group: int) -> None:
-        self._matvec(f"{layer}.pair/{group}", self._pair_place(group), self._pair_peak(group), fill=False)
+        self._matvec(f"{layer}.pair/{group}", self.layout.pairs[group % 2], self._pair_peak(group), fill=False)
 
     def _pair_peak(self, group: int) -> int:
         """Register with the largest of gates and ups of a group."""
         return (S.GATE_PEAK, S.UP_PEAK)[group % 2]
 
     def _hidden(self, group: int) -> None:
-        beats, gate, peak = self.layout.group_beats, self._pair_place(group), self._pair_peak(group)
+        beats, gate, peak = self.layout.group_beats, self.layout.pairs[group % 2], self._pair_peak(group)
         self.emit.gate(gate, gate + beats, beats, peak, peak, S.GATE_SHIFT, S.HIDDEN_PEAK, dst=self.layout.hidden)
-
-    def _delta(self, part: int) -> int:
-        return self.layout.raw + part % 2 * self.layout.hidden_beats

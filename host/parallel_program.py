@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from host.checkpoint import Checkpoint
 from host.errors import TritloomError
 from host.gains import GainTable
+from host.layout import GROUP_SCALARS, Layout
 from host.masks import with_masks
-from host.program import LOG2_E, NO_WAIT, Layout, Scalars
+from host.program import LOG2_E, NO_WAIT, Scalars
 from host.tiler import Tiler
 from host.token_program import TokenProgram
 from rtl.config import QKV_FRACTION, Config
 from rtl.isa import NO_SCALAR, Op
 
 ROTATION_GROWTH = 2**0.5   # of an element, at most
-HEADS_MAX = 8              # scalar registers that `ParallelScalars` leaves to heads and groups
 
 
 class ParallelScalars(Scalars):
@@ -21,7 +21,7 @@ class ParallelScalars(Scalars):
 
     Q_PEAK = Scalars.GAIN_SHIFT
     O_PEAK, O_QUANTISE, O_DELTA, HIDDEN_PEAK, HIDDEN_QUANTISE = range(
-        Scalars.HEADS + HEADS_MAX, Scalars.HEADS + HEADS_MAX + 5)
+        Scalars.HEADS + GROUP_SCALARS, Scalars.HEADS + GROUP_SCALARS + 5)
 
 
 S = ParallelScalars
@@ -48,11 +48,10 @@ class ParallelProgram(TokenProgram):
         if self.shape.sub_norms or any(gain.rows or name.endswith(".gate") for name, gain in self.gains.items()):
             raise TritloomError("the model has attention and feed-forward side by side, and gains of norms; train it "
                                 "without gains, or multiply its matrices by them")
-        groups = self.shape.feed_groups if self.shape.feed_groups > 1 else 0
-        if config.heads_parallel + groups > HEADS_MAX:
-            raise TritloomError(f"attention and feed-forward side by side leave scalars for {HEADS_MAX} heads at once "
-                                f"and groups of the hidden vector, {config.name} has {config.heads_parallel} heads, "
-                                f"the model {groups} groups; use a configuration with narrower words")
+        if config.heads_parallel > GROUP_SCALARS:
+            raise TritloomError(f"attention and feed-forward side by side leave scalars for {GROUP_SCALARS} heads at "
+                                f"once, {config.name} has {config.heads_parallel}; use a configuration with narrower "
+                                "words")
 
     def operations(self) -> list[Op]:
         """All of them, with END."""
@@ -236,7 +235,7 @@ class ParallelProgram(TokenProgram):
 
     def _delta(self, part: int) -> int:
         """Place of what a part of the down projection adds; the engine fills one while the other is added."""
-        return self.layout.delta + (1 + part % 2) * self.layout.hidden_beats
+        return self.layout.deltas[part % 2]
 
     def _attention_output(self, layer: int, deltas: list[tuple[int, int]]) -> None:
         """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward.

@@ -1,11 +1,8 @@
-"""Builds token programs: named scalars, the layout of vector memory, one method per kind of operation."""
+"""Builds token programs: named scalars, one method per kind of operation."""
 
-from math import ceil, e, lcm, log2
+from math import e, log2
 
-from host.checkpoint import Shape
-from host.errors import TritloomError
 from host.tiler import Block
-from rtl.config import Config
 from rtl.isa import NO_SCALAR, Op, Opcode, ScalarFn, Target, Unit, VectorFn
 from sim.fixed import Scalar
 
@@ -19,131 +16,6 @@ class Scalars:
     PEAK, SQUARES, QUANTISE, ACT, SCALE, Q, K, V = range(8)
     DELTA, GATE_PEAK, UP_PEAK, GATE_SHIFT, K_PEAK, V_PEAK, SCRATCH, GAIN_SHIFT = range(8, 16)
     HEADS = 16
-
-
-class Layout:
-    """Where vectors live in vector memory, in beats. Scratch of the mixer and of the feed-forward share their place.
-
-    Parameters
-    ----------
-    shape : the model.
-    config : the accelerator.
-    gain_beats : of the longest vector that is multiplied by gains.
-    gain_digits : of these gains, each of which is a vector at first.
-
-    Raises
-    ------
-    TritloomError: the model does not fit the configuration; the message names the limit.
-    """
-
-    def __init__(self, shape: Shape, config: Config, *, gain_beats: int = 0, gain_digits: int = 1) -> None:
-        is_hgrn, is_banked = shape.mixer == "hgrn", config.bank_beats > 0
-        _check_units(shape, config)
-        if shape.feed_groups > 1 and shape.feed_forward % (shape.feed_groups * config.lanes):
-            raise TritloomError(f"the model's feed-forward of {shape.feed_forward} in {shape.feed_groups} groups does "
-                                f"not fit {config.name}, which takes groups of whole beats of {config.lanes}")
-        self.hidden_beats = ceil(shape.hidden / config.lanes)
-        self.feed_beats = ceil(shape.feed_forward / config.lanes)
-        self.kv_words = 0 if is_hgrn else ceil(shape.kv_heads / config.word_heads)
-        self.kv_beats = self.kv_words * config.word_beats
-        self.q_beats = self.kv_beats * config.query_groups
-        logit_beats = ceil(shape.vocab / config.lanes)
-        # The residual stream lies where the engine does not write.
-        self.x = config.engine_beats if is_banked else 0
-        # Of all layers; then what several norms read.
-        self.states = 0 if is_banked else self.hidden_beats
-        self.normed = self.states + (shape.layers * self.hidden_beats if is_hgrn else 0)
-        scratch = self.normed + (self.hidden_beats if is_hgrn else 0)
-        self.q, self.k, self.v = scratch, scratch + self.q_beats, scratch + self.q_beats + self.kv_beats
-        self.i, self.f, self.g = (scratch + part * self.hidden_beats for part in range(3))
-        self.gate, self.up = scratch, scratch + self.feed_beats
-        self.o = self.q
-        mixer = 3 * self.hidden_beats if is_hgrn else self.q_beats + 2 * self.kv_beats
-        self.delta = scratch + max(2 * self.feed_beats, mixer)
-        if is_banked:
-            # Of gate and up projection, that in whose place the hidden vector is not.
-            self.delta = max(self.up if shape.activation == "relu2" else self.gate, scratch + mixer)
-        self.logits = scratch
-        self.gain = self.delta + self.hidden_beats
-        self.digit = self.gain + gain_beats
-        if shape.is_parallel:
-            # Beside the residual stream lies what only the vector unit writes; what the engine leaves before the up
-            # projection and after it shares its place.
-            self.k = self.x + self.hidden_beats
-            self.q = self.o = self.k + self.kv_beats
-            self.gate = 0 if is_banked else self.q + self.q_beats
-            self.up = self.delta = self.gate + self.feed_beats
-            self.raw = self.up + max(0, self.feed_beats - self.q_beats - 2 * self.kv_beats)
-            self.gain = self.digit = max(self.up + 3 * self.hidden_beats, self.raw + self.q_beats + 2 * self.kv_beats)
-            self.logits = self.gate
-        # Of a group of the hidden vector, and what lies beside the residual stream.
-        self.group_beats = ceil(shape.feed_forward // shape.feed_groups / config.lanes)
-        beside = (self.q_beats + self.kv_beats) * shape.is_parallel
-        end = max(self.up + self.feed_beats, self.digit + (gain_beats if gain_digits > 1 else 0))
-        if shape.feed_groups > 1 and config.slots > 1:
-            # What is to be added lies behind gates and ups, which later groups still need.
-            self.delta = self.up + self.feed_beats
-            end = max(end, self.delta + 3 * self.hidden_beats)
-        elif shape.feed_groups > 1:
-            # Each group lies where queries and keys were. The engine leaves gates and ups of two groups in turn, and
-            # where the mixer's were, and behind, what is to be added; what attention adds in place of the first pair.
-            self.hidden, beside = self.k, max(beside, self.group_beats)
-            self.delta = self.pairs = self.logits = 0 if is_banked else self.x + self.hidden_beats + beside
-            self.raw = self.pairs + max(4 * self.group_beats, self.hidden_beats)
-            mixer = self.q_beats + 2 * self.kv_beats
-            end = self.raw + self.hidden_beats + max(self.hidden_beats, mixer - self.hidden_beats)
-        # Activations of the hidden vector lie behind others if there is room: then neither waits for the other's use.
-        room = config.activation_depth - self.feed_beats
-        self.hidden_activations = self.hidden_beats if room >= self.hidden_beats else 0
-        limits = (
-            ("vector memory beats", max(end, self.logits + logit_beats), config.engine_beats),
-            ("beats of the residual stream and what lies beside it",
-             self.hidden_beats + beside, config.bank_beats or config.vector_depth),
-            ("activation beats", max(self.hidden_beats, self.feed_beats, self.q_beats), config.activation_depth),
-            ("column blocks of the hidden size", ceil(self.hidden_beats / config.block_beats), config.table_blocks),
-            ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
-            ("vocabulary entries", shape.vocab, config.vocab),
-            ("embedding beats", self.hidden_beats, config.embed_beats),
-            ("matrix planes", shape.head_planes, config.weight_planes),
-            ("embedding planes", shape.embed_planes, config.embed_planes),
-        )
-        for what, needed, available in limits:
-            if needed > available:
-                raise TritloomError(f"the model needs {needed} {what}, {config.name} has {available}")
-
-
-def _check_units(shape: Shape, config: Config) -> None:
-    """Units that the model needs are there, and built for its heads and weights."""
-    if shape.mixer == "hgrn" and not config.has_recurrence:
-        raise TritloomError(f"the model mixes tokens by the recurrence hgrn, {config.name} by attention only; use a "
-                            "configuration with has_recurrence")
-    if shape.mixer == "attention":
-        if shape.head_dim != config.head_dim:
-            raise TritloomError(f"head_dim {shape.head_dim} does not fit {config.name}, which is built for "
-                                f"{config.head_dim}")
-        if shape.heads != shape.kv_heads * config.query_groups:
-            raise TritloomError(f"{shape.heads} query heads over {shape.kv_heads} KV heads do not fit {config.name}, "
-                                f"which groups {config.query_groups} queries per KV head")
-    if shape.activation == "silu" and not config.has_silu:
-        raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
-    if config.has_sparse_codes:
-        if not shape.is_sparse:
-            raise TritloomError(f"the model's weights are not 3:4-sparse, and {config.name} holds no others; use "
-                                "another configuration")
-        _check_padding(shape, config)
-
-
-def _check_padding(shape: Shape, config: Config) -> None:
-    """Codes of 3:4-sparse weights cannot say nothing, so nothing is padded but beats at the end of a column block."""
-    rows = {"vocabulary": shape.vocab, "hidden size": shape.hidden, "feed-forward": shape.feed_forward}
-    for name, size in rows.items():
-        unit = config.rows if name == "vocabulary" else lcm(config.rows, config.lanes)
-        if size % unit:
-            raise TritloomError(f"{name} {size} does not fit {config.name}, whose 3:4-sparse weights take multiples of "
-                                f"{unit}")
-    if shape.kv_heads % config.word_heads:
-        raise TritloomError(f"{shape.kv_heads} KV heads do not fit {config.name}, whose 3:4-sparse weights take "
-                            f"multiples of {config.word_heads}")
 
 
 class ProgramBuilder:

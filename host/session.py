@@ -10,9 +10,9 @@ from host.device import Device, watchdog_us
 from host.errors import TritloomError
 from host.image import Image
 from host.importer import load_checkpoint
+from host.layout import Layout
 from host.link import SIMULATION_PACE, Link, SerialTransport
 from host.model_files import open_model
-from host.program import Layout
 from host.tokenizer import Tokenizer
 from rtl.config import SIMULATED_CONFIGS, Config
 from rtl.csr_map import COUNTERS, Speculation

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from host.checkpoint import Checkpoint, Shape
 from host.gains import GAIN_PEAK, GainTable
-from host.program import LOG2_E, Layout, ProgramBuilder, Scalars
+from host.layout import Layout
+from host.program import LOG2_E, ProgramBuilder, Scalars
 from host.tiler import Tiler
 from rtl.config import QKV_FRACTION, Config
 from rtl.isa import NO_SCALAR, SQUARE_SHIFT, TEMPERATURE_SCALAR, Op, Unit

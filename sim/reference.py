@@ -75,9 +75,8 @@ class Reference:
         grouped = x.reshape(len(x), groups, -1)
         peak = np.maximum(np.abs(grouped).max(axis=-1, keepdims=True), 1e-5)
         quantised = np.clip(np.rint(grouped * (127 / peak)), -127, 127)
-        if groups == 1:
-            return quantised[:, 0] @ weights * (peak[:, 0] / 127 * tensor.scale)
-        return (quantised * (peak / 127)).reshape(x.shape) @ weights * tensor.scale
+        sums = np.einsum("tgc,gcr->gtr", quantised, weights.reshape(groups, -1, weights.shape[1]), optimize=True)
+        return (sums * (peak / 127 * tensor.scale).transpose(1, 0, 2)).sum(axis=0)
 
     def _attention(self, layer: int, a: np.ndarray) -> np.ndarray:
         s = self._shape

@@ -14,9 +14,10 @@ from host.cli import main
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.fit import fit, memory_limits
+from host.layout import Layout
 from host.model_files import open_model
 from host.tiler import Tiler
-from rtl.config import CONFIGS, RESIDENT, STREAM
+from rtl.config import CONFIGS, RESIDENT, STREAM, TINY
 from tests.containers import gguf_bytes, safetensors_bytes, write
 from tests.published_models import write_bitnet_2b4t, write_bitnet_2b4t_gguf
 from tests.shapes import SHAPES, STORIES, WORDS
@@ -230,3 +231,27 @@ def test_no_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     folder = write_small(tmp_path)
     monkeypatch.setattr(np, "fromfile", None)
     assert fit(open_model(folder), "ulx3s").fits
+
+
+def test_memories_are_those_of_the_layout() -> None:
+    """A model that fits by its headers and is refused when it is compiled, or the other way round."""
+    rng, refused = np.random.default_rng(1), 0
+    configs = [*CONFIGS.values(), replace(TINY, bank_beats=16)]
+    for _ in range(600):
+        config, kv_heads = configs[rng.integers(len(configs))], int(rng.choice([1, 2, 4, 6]))
+        is_parallel = bool(rng.integers(2))
+        shape = Shape(
+            hidden=int(rng.choice([16, 40, 60, 80, 160])), feed_forward=int(rng.choice([48, 96, 120, 240, 480, 640])),
+            layers=2, heads=kv_heads * config.query_groups, kv_heads=kv_heads, head_dim=config.head_dim,
+            vocab=int(rng.choice([27, 100, 512])), context=64, is_parallel=is_parallel,
+            feed_groups=int(rng.choice([1, 2, 3, 4])) if is_parallel else 1)
+        missing = any(limit.missing_bytes for limit in memory_limits(shape, BOARDS["ulx3s"], config)
+                      if "vector memory" in limit.what)
+        try:
+            Layout(shape, config)
+            assert not missing, (config.name, shape)
+        except TritloomError as error:
+            if "vector memory" in str(error) or "residual stream" in str(error):
+                assert missing, (config.name, shape)
+                refused += 1
+    assert refused > 20

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from host.architecture import from_config
-from host.checkpoint import synthetic_checkpoint
+from host.checkpoint import Shape, layer_shapes, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
-from rtl.config import STREAM, TINY, Config
+from host.fit import matrix_tiles
+from host.layout import Layout
+from host.tiler import Tiler
+from rtl.config import RESIDENT, STREAM, TINY, Config
 from rtl.isa import Op
 from sim.golden import Golden
 from sim.reference import Reference
@@ -72,10 +75,48 @@ def test_groups_need_whole_beats() -> None:
 
 
 def test_more_groups_than_registers_are_refused() -> None:
-    """Scales of groups in registers that mean something else."""
+    """Scales of groups in registers that mean something else, found when all weights are read."""
     shape = replace(SHAPE, feed_forward=56, feed_groups=7)
-    with pytest.raises(TritloomError, match="tiny has 2 heads, the model 7 groups"):
-        compile_checkpoint(synthetic_checkpoint(shape), TINY)
+    with pytest.raises(TritloomError, match="in 7 groups, tiny has registers for 6"):
+        Layout(shape, TINY)
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    (replace(SHAPE, feed_forward=96, feed_groups=2), "2 column blocks of the hidden size or of a group, tiny has 1"),
+    (replace(SHAPE, feed_forward=128, feed_groups=4), "18 activation beats, tiny has 16")], ids=["table", "buffer"])
+def test_groups_that_do_not_fit_are_refused(shape: Shape, message: str) -> None:
+    """A group wider than the lookup tables, or one whose last column block reaches beyond the activation buffer."""
+    with pytest.raises(TritloomError, match=message):
+        Layout(shape, TINY)
+
+
+WIDE = replace(SHAPES["resident"], hidden=80, feed_forward=320, layers=2, is_parallel=True, context=256)
+
+
+@pytest.mark.parametrize(("config", "shape"), [
+    (TINY, replace(SHAPE, feed_groups=2, windows=(2, 2))), (TINY, replace(SHAPE, feed_groups=6)),
+    (TINY, replace(SHAPE, layers=1, heads=4, kv_heads=4, feed_groups=2)),
+    (RESIDENT, replace(WIDE, feed_groups=2, windows=(16, 256))),
+    (RESIDENT, replace(WIDE, heads=8, kv_heads=4, feed_groups=2)),
+    (RESIDENT, replace(WIDE, hidden=60, feed_forward=240, feed_groups=3)),
+    (RESIDENT, replace(WIDE, hidden=100, feed_forward=240)),
+    (STREAM, replace(WIDE, heads=8, kv_heads=4, feed_groups=4))],
+    ids=["early", "many", "words", "wide-early", "wide-words", "broken-tile", "broken-tile-whole", "slots"])
+def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) -> None:
+    """Sums that are not inverted, a hidden vector over what attention left, a tile that reaches into the next place."""
+    model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 24)
+    golden = golden_logits(Golden(compile_checkpoint(model, config)), tokens.tolist())
+    assert divergence(Reference(model).logits(tokens), golden) < 0.003
+
+
+@pytest.mark.parametrize(("config", "feed_forward", "groups"), [(TINY, 48, 3), (TINY, 48, 6), (RESIDENT, 240, 4)],
+                         ids=["three", "six", "resident"])
+def test_fit_counts_the_tiles_of_groups(config: Config, feed_forward: int, groups: int) -> None:
+    """A model that fits by its headers, and is refused when all its weights are read."""
+    shape = replace(SHAPE if config is TINY else WIDE, feed_forward=feed_forward, feed_groups=groups)
+    counted = sum(matrix_tiles(shape, config, part)
+                  for layer in range(shape.layers) for part in layer_shapes(shape, layer))
+    assert counted + matrix_tiles(shape, config, "head") == len(Tiler(synthetic_checkpoint(shape), config).tiles())
 
 
 OWN = {"attention_only_layers": 1, "feed_forward_groups": 4, "attention_windows": [32, 64, 256, 64]}
@@ -93,7 +134,7 @@ def test_groups_and_windows_are_read() -> None:
 @pytest.mark.parametrize(("change", "message"), [
     ({"attention_only_layers": 4}, "attention_only_layers 4 leaves none of 4 layers a feed-forward"),
     ({"attention_only_layers": 1.5}, "attention_only_layers must be an integer"),
-    ({"feed_forward_groups": 0}, "feed_forward_groups must be an integer from 1"),
+    ({"feed_forward_groups": -1}, "feed_forward_groups must be an integer from 1"),
     ({"feed_forward_groups": 7}, "is not a multiple of feed_forward_groups 7"),
     ({"attention_windows": [64]}, r"attention_windows must list a number of positions for each of 4 .*, got \[64\]"),
     ({"attention_windows": [64, 64, 0, 64]}, "attention_windows must list"),
@@ -124,7 +165,8 @@ def test_configuration_is_read() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"use_parallel_residual": "yes"}, {"use_parallel_residual": True, "hidden_act": "silu"},
+    {"use_parallel_residual": "yes"}, {"use_parallel_residual": 1},
+    {"use_parallel_residual": True, "hidden_act": "silu"},
     {"use_parallel_residual": True, "architectures": ["BitNetForCausalLM"]}])
 def test_what_cannot_run_is_refused(change: dict[str, object]) -> None:
     """Another meaning of the key, or a gate that this program does not have."""

@@ -17,8 +17,8 @@ from host.cli import main
 from host.compiler import compile_checkpoint
 from host.errors import TritloomError
 from host.image import Image
+from host.layout import Layout
 from host.packing import has_one_zero_in_four
-from host.program import Layout
 from host.tiler import to_planes
 from models.training import student
 from rtl.config import RESIDENT, SPARSE, TINY, Config

@@ -110,7 +110,8 @@ def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
 def trained(tmp_path: Path) -> Student:
     """A published model, whose first layer has a feed-forward."""
     torch.manual_seed(3)
-    export(Student(replace(SMALL, hidden_size=32, intermediate_size=48, num_layers=2)), tmp_path, b"")
+    shape = replace(SMALL, hidden_size=32, intermediate_size=48, num_layers=2, parallel_residual=True)
+    export(Student(shape), tmp_path, b"")
     return load(tmp_path)
 
 
@@ -155,9 +156,16 @@ def test_attention_sees_its_window_and_no_more() -> None:
 def test_groups_have_scales_of_their_own() -> None:
     """One scale for all, or groups of neighbouring rows instead of columns."""
     torch.manual_seed(5)
-    whole, grouped = (Student(replace(SMALL, intermediate_size=16, feed_groups=groups)) for groups in (1, 4))
+    whole, grouped = (Student(replace(SMALL, parallel_residual=True, feed_groups=groups)) for groups in (1, 4))
     grouped.load_state_dict(whole.state_dict())
     tokens = torch.randint(0, VOCAB, (2, 8))
     largest = (whole(tokens) - grouped(tokens)).abs().max()
     assert 0 < largest < 0.1 * whole(tokens).abs().max()
 
+
+@pytest.mark.parametrize("change", [
+    {"attention_windows": (3, 3)}, {"feed_groups": 2}, {"attention_only_layers": 1}], ids=str)
+def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object]) -> None:
+    """A run of hours whose model the importer refuses."""
+    with pytest.raises(ValueError, match="one per layer|need parallel_residual"):
+        replace(SMALL, **change)

@@ -98,7 +98,7 @@ SPARSE = """Projections are 3:4-sparse trits:
 exactly one in each four weights of a row is zero, which leaves 32 ways and so takes five bits. The same
 holds for both planes of the head. Each group drops what is smallest. Tensors have one scale each"""
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
-ATTENTION_ONLY = " Of the layers the first\n{count} has attention only."
+ATTENTION_ONLY = " Layers of attention\nonly: the first {count}."
 WINDOWS = " Attention of the layers sees the last {windows}\npositions."
 GROUPS = " The hidden vector of the feed-forward is quantised in {count} groups."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."

@@ -86,7 +86,9 @@ def load(directory: Path) -> Student:
 
 
 def start_from(model: Student, directory: Path) -> None:
-    """Give a model of the same shape float weights that quantise to about the published ones.
+    """Give a model float weights that quantise to the published ones, of which it may have more.
+
+    A feed-forward that it has not is left out.
 
     Raises
     ------

@@ -22,6 +22,9 @@ EMBED_LIMIT, HEAD_LIMIT, TERNARY_LIMIT = 13, 4, 1
 STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD_LIMIT, False): 0.65,
                  (HEAD_LIMIT, True): 0.48, (EMBED_LIMIT, False): 0.28}
 
+# How often weights that were drawn are brought to their magnitude, and how far they stay from their interval's ends.
+ROUNDS, EDGE = 20, 0.01
+
 
 @dataclass(frozen=True)
 class StudentConfig:
@@ -31,6 +34,10 @@ class StudentConfig:
     embedding of one token only, and could add nothing that the embedding cannot hold.
     ``feed_groups`` : parts of the feed-forward's hidden vector that are quantised each with a scale of its own.
     ``attention_windows`` : per layer, how many positions attention sees, the present one among them; empty: all.
+
+    Raises
+    ------
+    ValueError: a number of windows that is not that of the layers, or what only a parallel model may say.
     """
 
     vocab_size: int = 512
@@ -48,6 +55,12 @@ class StudentConfig:
     attention_only_layers: int = 0
     feed_groups: int = 1
     attention_windows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.attention_windows and len(self.attention_windows) != self.num_layers:
+            raise ValueError(f"attention_windows must be one per layer, got {self.attention_windows}")
+        if not self.parallel_residual and (self.attention_only_layers or self.feed_groups > 1):
+            raise ValueError("attention_only_layers and feed_groups need parallel_residual")
 
     def has_feed_forward(self, layer: int) -> bool:
         """Whether a layer has one beside attention."""
@@ -71,10 +84,6 @@ def product_type(device: torch.device) -> torch.dtype:
         return torch.bfloat16
     can = torch.cpu.get_capabilities()
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
-# How often weights that were drawn are brought to their magnitude, and how far they stay from their interval's ends.
-ROUNDS, EDGE = 20, 0.01
-
-
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even; the gradient passes unchanged."""
     return x + (x.round() - x).detach()
@@ -144,14 +153,16 @@ class QuantisedWeight(nn.Module):
         run made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
 
         Fewer rows or columns become the first ones of the tensor. Further rows stay as random as they are, and further
-        columns become zeros, so that they add nothing until they have learned something.
+        columns become zeros, so that they add nothing until they have learned something; sparse ones cannot all be.
 
         Raises
         ------
-        ValueError: they are sparse, and these are not to be.
+        ValueError: they are sparse, and these are not to be; or they are more.
         """
         if sparse and not self.sparse:
             raise ValueError("a model that is not sparse cannot start from a sparse one")
+        if any(given > own for given, own in zip(integers.shape, self.weight.shape, strict=True)):
+            raise ValueError(f"a model with {list(self.weight.shape)} weights cannot start from {list(integers.shape)}")
         grown = self()[0].round()
         grown[:, integers.shape[1] :] = 0
         grown[: integers.shape[0], : integers.shape[1]] = integers
