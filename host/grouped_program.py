@@ -44,17 +44,14 @@ class GroupedProgram(ParallelProgram):
             if not group:       # the engine is at work on the second pair until now
                 self._pair_or_down(layer, 2)
             self._scale_group(group)
-        for group in range(1, last):
-            self._down(layer, group)
-            self._add_group(group - 1)
-            if group == 1:
-                if is_early:
-                    self._reciprocals(range(self.config.heads_parallel - 1))
-                self._hidden(last)
-        if last == 1:
-            if is_early:
-                self._reciprocals(range(self.config.heads_parallel - 1))
-            self._hidden(last)
+        middle = range(1, last)
+        for group in middle[:1]:
+            self._down_and_add(layer, group)
+        if is_early:
+            self._reciprocals(range(self.config.heads_parallel - 1))
+        self._hidden(last)
+        for group in middle[1:]:
+            self._down_and_add(layer, group)
         self._quantise_group(last, self.layout.hidden)
         self._finish(layer, last, is_early)
 
@@ -78,8 +75,10 @@ class GroupedProgram(ParallelProgram):
         left = range(last, last + 1) if is_early else range(last - 1, last + 1)
         self._project_output(layer, [(self._delta(group), self._group_scale(group)) for group in left])
 
-    def _add_group(self, group: int) -> None:
-        self._add(self._delta(group), self._group_scale(group))
+    def _down_and_add(self, layer: int, group: int) -> None:
+        """The down projection of a group, and while the engine works what that of the group before has left."""
+        self._down(layer, group)
+        self._add_group(group - 1)
 
     def _is_early(self) -> bool:
         """Whether attention, which has begun, is over wherever the text is before the last down projection."""

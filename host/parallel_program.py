@@ -207,7 +207,7 @@ class ParallelProgram(TokenProgram):
             self._scale_group(group)
             self._down(layer, group)
             if group:
-                self._add(self._delta(group - 1), self._group_scale(group - 1))
+                self._add_group(group - 1)
         return [(self._delta(group), self._group_scale(group))]
 
     def _quantise_group(self, group: int, source: int) -> None:
@@ -222,6 +222,9 @@ class ParallelProgram(TokenProgram):
         scale = self._group_scale(group)
         self.emit.scalar(scale, S.DELTA, S.HIDDEN_PEAK)
         self.emit.scalar(scale, scale, S.GATE_SHIFT)
+
+    def _add_group(self, group: int) -> None:
+        self._add(self._delta(group), self._group_scale(group))
 
     def _group_activations(self, group: int) -> int:
         return self.layout.hidden_activations + group * self.layout.group_beats
