@@ -170,7 +170,7 @@ def test_shipped_model_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", str(STORIES)])
     out = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "stories1m: 28 projections" in out
+    assert "stories1m: 25 projections" in out
     assert check_weights(open_model(STORIES)).sha256 in out
 
 
