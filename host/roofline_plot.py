@@ -33,8 +33,8 @@ def save(works: Sequence[tuple[Workload, float, str]], folder: Path) -> list[Pat
     with rc_context(STYLE):
         figure = Figure(figsize=(9, 6), layout="constrained")
         axes = figure.subplots()
-        for work, clock_hz, provenance in works:
-            draw(axes, work, clock_hz, provenance)
+        for index, (work, clock_hz, provenance) in enumerate(works):
+            draw(axes, work, clock_hz, provenance, above=index % 2 == 0)
         axes.set(xscale="log", yscale="log", xlim=INTENSITY,
                  xlabel="ternary multiply-accumulates per byte of weights read",
                  ylabel="ternary multiply-accumulates per second (10⁹)")
@@ -63,8 +63,8 @@ def bytes_per_clock(work: Workload) -> tuple[float, str]:
     return config.rows * config.row_words * WORD_BITS / 8, "block RAM"
 
 
-def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str) -> None:
-    """One configuration's roof and the range that a story's tokens reach."""
+def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str, *, above: bool) -> None:
+    """One configuration's roof and the range that a story's tokens reach; neighbours have their labels apart."""
     config = work.image.config
     color = COLORS.get(config.name, OTHER_COLOR)
     per_clock, source = bytes_per_clock(work)
@@ -84,5 +84,6 @@ def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str) -> None:
     axes.plot(intensity, reached[1], "o", color=color, ms=8,
               label=f"{work.image.model['name']} on {config.name}, {clock_hz / 1e6:g} MHz ({provenance})")
     axes.annotate(f"{reached[1] / roof:.1%} of its roof\n{clock_hz / work.mean:,.0f} tokens/s", (intensity, reached[1]),
-                  xytext=(12, -4), textcoords="offset points", va="top", color=color, fontsize=9,
+                  xytext=(-8, 6) if above else (12, -4), textcoords="offset points", color=color, fontsize=9,
+                  ha="right" if above else "left", va="bottom" if above else "top",
                   path_effects=[withStroke(linewidth=3, foreground="white")])     # to be read across other roofs

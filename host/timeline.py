@@ -148,7 +148,7 @@ def idle_table(shown: TokenTimeline) -> Table:
 
 
 def layer_window(shown: TokenTimeline) -> range:
-    """Cycles of the first layer; of the whole token where it has only one."""
+    """Cycles of the first layer, or of two whose norms are shared; of the whole token where it has only one."""
     squares = [span.start for span in shown.spans if kind(span.op) == "vector square"]
     if len(squares) <= SQUARES_PER_LAYER + 1:
         return range(shown.cycles)
@@ -156,7 +156,7 @@ def layer_window(shown: TokenTimeline) -> range:
 
 
 def draw(shown: TokenTimeline, path: Path) -> None:
-    """Write the picture: the whole token above, its first layer with names below.
+    """Write the picture: the whole token above, its first layers with names below.
 
     Raises
     ------

@@ -24,7 +24,7 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "tritloom
 
 
 def save(shown: TokenTimeline, path: Path) -> None:
-    """Write two panels: the whole token, and its first layer with the names of the operations."""
+    """Write two panels: the whole token, and its first layers with the names of the operations."""
     with rc_context(STYLE):
         out = Figure(figsize=(14, 8.4), layout="constrained")
         out.suptitle(title(shown), x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -33,7 +33,7 @@ def save(shown: TokenTimeline, path: Path) -> None:
         whole.set_title("whole token", loc="left", color="#444444")
         window = layer_window(shown)
         panel(layer, shown, window, labels=True)
-        layer.set_title("first layer", loc="left", color="#444444")
+        layer.set_title("first layers", loc="left", color="#444444")
         whole.axvspan(window.start, window.stop, color="#000000", alpha=0.06, lw=0)
         layer.set_xlabel("engine clocks from the start of the token")
         # A date in the file would make every run a change.
