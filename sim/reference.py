@@ -43,7 +43,7 @@ class Reference:
             if not s.has_feed_forward(layer):
                 continue
             h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
-            x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"), groups=s.feed_groups)
+            x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
         return self._linear("head", self._norm(self._norm(x, "final") if s.mixer == "hgrn" else x, "head"))
 
     def loss(self, tokens: np.ndarray) -> float:
@@ -66,12 +66,16 @@ class Reference:
     def _sub_norm(self, x: np.ndarray, reader: str) -> np.ndarray:
         return self._norm(x, reader) if reader.rpartition(".")[2] in self._shape.sub_norms else x
 
-    def _linear(self, name: str, x: np.ndarray, *, groups: int = 1) -> np.ndarray:
-        """BitLinear: absmax int8 activations [T, columns], in so many groups, times integer weights [rows, columns]."""
+    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """BitLinear: absmax int8 activations [T, columns] times integer weights [rows, columns].
+
+        The hidden vector of the feed-forward is quantised in groups.
+        """
         tensor = self._tensors[name]
         weights = tensor.integers.T.astype(np.float64)
         if name in self._float_inputs:
             return x @ weights * tensor.scale
+        groups = self._shape.feed_groups if name.rpartition(".")[2] == "down" else 1
         grouped = x.reshape(len(x), groups, -1)
         peak = np.maximum(np.abs(grouped).max(axis=-1, keepdims=True), 1e-5)
         quantised = np.clip(np.rint(grouped * (127 / peak)), -127, 127)
