@@ -7,7 +7,7 @@ from math import ceil, prod
 from boards import BOARDS, Board
 from host.checkpoint import Shape, layer_shapes
 from host.errors import TritloomError
-from host.layout import Layout
+from host.layout import Layout, written_beats
 from host.model_files import ModelFiles, logical_shape
 from host.packing import BASE3_TRITS
 from rtl.config import CONFIGS, ELEMENT_BITS, WORD_BITS, Config
@@ -161,11 +161,6 @@ def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
     return ceil(rows / config.rows) * groups * ceil(columns / groups / config.columns) * planes
 
 
-def _written(beats: int, config: Config) -> int:
-    """Beats that the engine reaches into as it writes so many, in whole tiles."""
-    return ceil(ceil(beats * config.lanes / config.rows) * config.rows / config.lanes)
-
-
 def tiles_to_bytes(config: Config, tiles: int) -> int:
     """Bytes that tiles take in block RAM (36-bit words of codes) or in the SDRAM stream (base 3)."""
     if config.weight_source == "ebr":
@@ -198,13 +193,13 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     kept = (2 + shape.layers) * hidden if is_hgrn else hidden
     scratch, beside = max(2 * feed, mixer) + hidden, 0
     if shape.is_parallel:
-        step, beside = _written(hidden, config), queries + kv_elements // lanes
+        step, beside = written_beats(config, hidden), queries + kv_elements // lanes
         later = feed if shape.feed_groups > 1 else 0
         scratch = max(2 * feed, feed + later + 3 * step, mixer + feed)
     if shape.feed_groups > 1 and config.slots == 1:
         group, word = ceil(feed / shape.feed_groups), config.query_groups * config.word_beats
         beside = max(beside, queries - word + group)
-        scratch = max(2 * _written(2 * group, config), step) + max(2 * step, mixer)
+        scratch = max(2 * written_beats(config, 2 * group), step) + max(2 * step, mixer)
     kept += beside
     beat_bits = lanes * ELEMENT_BITS
     if config.bank_beats:

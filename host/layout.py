@@ -9,6 +9,11 @@ from rtl.config import Config
 GROUP_SCALARS = 8          # scalar registers for the heads of attention and for groups of the hidden vector
 
 
+def written_beats(config: Config, beats: int) -> int:
+    """Beats that the engine reaches into as it writes so many, in whole tiles."""
+    return ceil(ceil(beats * config.lanes / config.rows) * config.rows / config.lanes)
+
+
 class Layout:
     """Places in vector memory, in beats. Scratch of the mixer and of the feed-forward share theirs.
 
@@ -81,7 +86,7 @@ class Layout:
         mixer = self.q_beats + 2 * self.kv_beats
         self.raw = self.up + max(0, self.feed_beats - mixer)
         self.delta = self.up + (self.feed_beats if self._shape.feed_groups > 1 else 0)
-        step = self._written(self.hidden_beats)
+        step = written_beats(self._config, self.hidden_beats)
         self.deltas = self.delta + step, self.delta + 2 * step
         return max(self.up + self.feed_beats, self.deltas[1] + step, self.raw + mixer)
 
@@ -97,16 +102,11 @@ class Layout:
         self.hidden = self.k - word
         self.beside = max(self.q_beats + self.kv_beats, self.q_beats - word + self.group_beats)
         self.delta = self.logits = 0 if self._config.bank_beats else self.x + self.hidden_beats + self.beside
-        pair, step = self._written(2 * self.group_beats), self._written(self.hidden_beats)
+        pair, step = written_beats(self._config, 2 * self.group_beats), written_beats(self._config, self.hidden_beats)
         self.pairs = self.delta, self.delta + pair
         self.raw = self.delta + max(2 * pair, step)
         self.deltas = self.raw, self.raw + step
         return self.raw + max(2 * step, self.q_beats + 2 * self.kv_beats)
-
-    def _written(self, beats: int) -> int:
-        """Beats that the engine reaches into as it writes so many, in whole tiles."""
-        lanes, rows = self._config.lanes, self._config.rows
-        return ceil(ceil(beats * lanes / rows) * rows / lanes)
 
     def _read(self, beats: int, *, first: int = 0) -> int:
         """Beats up to the last that a fill of so many reads, in whole column blocks."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -48,14 +49,13 @@ def test_parallel_programs_have_no_hazards(name: str) -> None:
     check(PARALLEL[name], parallel_image(name).program)
 
 
-@pytest.mark.parametrize("name", ["tiny", "banked", "resident"])
-def test_programs_of_groups_have_no_hazards(name: str) -> None:
+@pytest.mark.parametrize(("name", "changes"), [
+    ("tiny", {"feed_groups": 3, "windows": (16, 64)}), ("banked", {"feed_groups": 3, "windows": (16, 64)}),
+    ("resident", {"feed_forward": 640, "feed_groups": 4, "windows": (32, 64, 256, 64)})],
+    ids=["tiny", "banked", "resident"])
+def test_programs_of_groups_have_no_hazards(name: str, changes: dict[str, Any]) -> None:
     """The same for a feed-forward in groups, beside attention that is over soon in one layer and late in another."""
-    shape = replace(SHAPES["tiny" if name == "banked" else name], is_parallel=True, attention_only_layers=1)
-    groups = 4 if name == "resident" else 3
-    shape = replace(shape, feed_groups=groups, windows=(16, *((shape.layers - 1) * (shape.context,)))[: shape.layers])
-    if name == "resident":
-        shape = replace(shape, feed_forward=640, windows=(32, 64, 256, 64))
+    shape = replace(SHAPES["tiny" if name == "banked" else name], is_parallel=True, attention_only_layers=1, **changes)
     check(PARALLEL[name], compile_checkpoint(synthetic_checkpoint(shape), PARALLEL[name]).program)
 
 

@@ -84,6 +84,8 @@ def product_type(device: torch.device) -> torch.dtype:
         return torch.bfloat16
     can = torch.cpu.get_capabilities()
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
+
+
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even; the gradient passes unchanged."""
     return x + (x.round() - x).detach()
@@ -145,7 +147,7 @@ class QuantisedWeight(nn.Module):
 
     @torch.no_grad()
     def start_from(self, integers: Tensor, step: Tensor, *, sparse: bool) -> None:
-        """Take float weights that quantise to about these integers, to train on from them.
+        """Take float weights that quantise to these integers, to train on from them.
 
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
         can move as many weights across a threshold as it could in the run that made the integers. Then they are
