@@ -8,7 +8,7 @@ from host.checkpoint import Shape, synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.synthetic import SHAPE
-from rtl.config import CONFIGS, STREAM
+from rtl.config import CONFIGS, STREAM, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "models" / "stories1m"
@@ -22,6 +22,9 @@ SHAPES = {
     "stream": replace(SHAPE, is_parallel=False),
 }
 SHAPES["sparse"] = replace(SHAPES["resident"], is_sparse=True)
+
+# The fastest configuration with two banks of vector memory.
+BANKED = replace(TINY, name="banked", bank_beats=16)
 
 
 @cache

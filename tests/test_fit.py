@@ -17,10 +17,10 @@ from host.fit import fit, memory_limits
 from host.layout import Layout
 from host.model_files import open_model
 from host.tiler import Tiler
-from rtl.config import CONFIGS, RESIDENT, STREAM, TINY
+from rtl.config import CONFIGS, RESIDENT, STREAM
 from tests.containers import gguf_bytes, safetensors_bytes, write
 from tests.published_models import write_bitnet_2b4t, write_bitnet_2b4t_gguf
-from tests.shapes import SHAPES, STORIES, WORDS
+from tests.shapes import BANKED, SHAPES, STORIES, WORDS
 
 SDRAM_BYTES = 32 << 20
 SDRAM_PEAK = 2 * BOARDS["ulx3s"].clocks["stream"].sdram_hz      # bytes per second of a 16-bit bus
@@ -236,7 +236,7 @@ def test_no_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_memories_are_those_of_the_layout() -> None:
     """A model that fits by its headers and is refused when it is compiled, or the other way round."""
     rng, refused = np.random.default_rng(1), 0
-    configs = [*CONFIGS.values(), replace(TINY, bank_beats=16)]
+    configs = [*CONFIGS.values(), BANKED]
     for _ in range(600):
         config, kv_heads = configs[rng.integers(len(configs))], int(rng.choice([1, 2, 4, 6]))
         is_parallel = bool(rng.integers(2))

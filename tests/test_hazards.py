@@ -15,10 +15,9 @@ from host.predict import timeline
 from rtl.config import CONFIGS, HGRN, RESIDENT, SPARSE, STREAM, TINY, Config
 from rtl.isa import Op, Opcode, Unit
 from sim.token_loop import Pass
-from tests.shapes import SHAPES, STORIES, synthetic_image
+from tests.shapes import BANKED, SHAPES, STORIES, synthetic_image
 from tests.small_hgrn import SmallHgrn
 
-BANKED = replace(TINY, name="banked", bank_beats=16)
 PARALLEL = {"tiny": TINY, "banked": BANKED, "sparse": SPARSE, "resident": RESIDENT, "stream": STREAM}
 
 

@@ -17,11 +17,10 @@ from rtl.config import RESIDENT, STREAM, TINY, Config
 from rtl.isa import Op
 from sim.golden import Golden
 from sim.reference import Reference
-from tests.shapes import SHAPES, STORIES
+from tests.shapes import BANKED, SHAPES, STORIES
 from tests.test_golden import golden_logits
 from tests.test_planes import divergence
 
-BANKED = replace(TINY, name="banked", bank_beats=16)
 SHAPE = replace(SHAPES["tiny"], is_parallel=True)
 # A first layer of attention only, with a narrow window; a hidden vector in three groups.
 GROUPED = replace(SHAPE, attention_only_layers=1, feed_groups=3, windows=(5, 64))

@@ -18,7 +18,7 @@ from rtl.csr_map import Speculation
 from rtl.isa import Opcode
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
-from tests.shapes import SHAPES, STORIES, WORDS, stream_image, synthetic_image
+from tests.shapes import BANKED, SHAPES, STORIES, WORDS, stream_image, synthetic_image
 
 # Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
 WATCHED = {
@@ -96,16 +96,14 @@ def test_tiny_samples_like_golden(tmp_path: Path) -> None:
 
 def test_attention_and_feed_forward_side_by_side_equal_golden(tmp_path: Path) -> None:
     """Engine and vector unit that write in one clock, in the fastest configuration with two banks."""
-    banked = replace(TINY, bank_beats=16)
     shape = replace(SHAPES["tiny"], is_parallel=True)
-    run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
+    run(compile_checkpoint(synthetic_checkpoint(shape), BANKED), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
 
 
 def test_groups_and_windows_equal_golden(tmp_path: Path) -> None:
     """A feed-forward in groups and attention over windows, over and beyond them; a layer of attention alone."""
-    banked = replace(TINY, bank_beats=16)
     shape = replace(SHAPES["tiny"], is_parallel=True, attention_only_layers=1, feed_groups=3, windows=(5, 9))
-    run(compile_checkpoint(synthetic_checkpoint(shape), banked), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
+    run(compile_checkpoint(synthetic_checkpoint(shape), BANKED), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
 
 
 def test_sparse_weights_equal_golden(tmp_path: Path) -> None:
