@@ -14,7 +14,7 @@ from models.training import teacher as teachers
 from models.training.corpus import Corpus
 from models.training.data import BOS
 from models.training.export import export, load, start_from
-from models.training.optim import Rates, StudentOptimisers
+from models.training.optim import Average, Rates, StudentOptimisers
 from models.training.step import Step
 from models.training.student import QuantisedWeight, Student, StudentConfig
 from models.training.teacher import Teacher, sampled_stories, soft_targets
@@ -104,6 +104,34 @@ def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
     losses += [step(inputs, targets, 0.1) for _ in range(30)]
     assert losses[0] == losses[1]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_adam_lowers_the_loss_of_the_matrices_too() -> None:
+    """Matrices that no optimiser moves, or two."""
+    torch.manual_seed(1)
+    model = Student(SMALL)
+    step = Step(TargetLoss(model), StudentOptimisers(model, Rates(
+        warmup=0.1, adam=True, matrix_lr=0.01, embed_lr=0.0, head_lr=0.0)))
+    inputs = torch.randint(0, VOCAB, (4, SMALL.context))
+    targets = torch.nn.functional.one_hot(torch.randint(0, VOCAB, (4 * SMALL.context,)), VOCAB).float()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    losses = [step(inputs, targets, 0.1) for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(before[name], parameter) == name.startswith(("embed", "head")), name
+
+
+@pytest.mark.parametrize("span", [0.0, 0.2])
+def test_the_average_weighs_the_newest_steps(span: float) -> None:
+    """Step t of n counts as t to the power of 1 / span - 1, and without a span the newest alone."""
+    model, averaged = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    average, rng, seen = Average(model, averaged, span), np.random.default_rng(4), []
+    for step in range(1, 301):
+        seen.append(rng.normal())
+        torch.nn.init.constant_(model.weight, seen[-1])
+        average.step(step)
+    counts = np.arange(1, 301) ** (1 / span - 1) if span else np.arange(1, 301) == 300
+    assert averaged.weight.item() == pytest.approx(np.average(seen, weights=counts), abs=1e-3)
 
 
 @pytest.fixture

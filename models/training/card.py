@@ -58,8 +58,8 @@ uses other held-out tokens, after the first {tokens:,}.
 ## Data and training
 
 Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on
-{device}) with Muon on the matrices and Adam on embedding and head; more steps would
-still lower the loss.{start} The text is 4,041 TinyStories (1.71 million
+{device}) with {optimisers}; more steps would
+still lower the loss.{average}{start} The text is 4,041 TinyStories (1.71 million
 tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
 teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
 the teacher's distribution is the whole target. `loss_curve.json` records every option, the
@@ -101,11 +101,13 @@ PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the
 ATTENTION_ONLY = " Layers of attention\nonly: the first {count}."
 WINDOWS = " Attention of the layers sees the last {windows}\npositions."
 GROUPS = " The hidden vector of the feed-forward is quantised in {count} groups."
+MUON, ADAM = "Muon on the matrices and Adam on embedding and head", "Adam"
+AVERAGE = " The weights are averages over {span:.0%} of the run, quantised."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {option: getattr(Options, option) for option in (
-    "windows", "matrix_lr", "matrix_decay", "embed_lr", "head_lr", "label_share", "sampled_share", "sampled_streams",
-    "start", "sparse")}
+    "windows", "matrix_lr", "matrix_decay", "adam", "span", "embed_lr", "head_lr", "label_share", "sampled_share",
+    "sampled_streams", "start", "sparse")}
 
 
 def residual(config: StudentConfig) -> str:
@@ -136,7 +138,8 @@ def write_plot(record: dict[str, Any], path: Path) -> None:
     axes.plot(seen, [point["held_out"] for point in curve], label="held-out")
     teacher = record["held_out"]["teacher_nats_per_token"]
     axes.axhline(teacher, linestyle=":", color="grey", label="fp32 teacher, held-out")
-    axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(1.0, 3.0))
+    axes.set(xlabel="million tokens", ylabel="nats per token")
+    axes.set_ylim(top=min(3.0, axes.get_ylim()[1]))
     axes.set_title(f"{path.parent.name}, seed {record['options']['seed']}")
     axes.legend()
     figure.tight_layout()
@@ -185,6 +188,8 @@ def write_card(folder: Path) -> None:
         soft=1 - options["label_share"],
         sampled=options["sampled_share"],
         residual=residual(config),
+        optimisers=ADAM if options.get("adam") else MUON,
+        average=AVERAGE.format(span=options["span"]) if options.get("span") else "",
         start=STARTED.format(start=options["start"]) if options.get("start") else "",
         further="".join(further),
     )

@@ -1,5 +1,5 @@
-"""Optimisers of a student: Muon for matrices (momentum, then an approximate orthogonalisation of each update), Adam for
-embedding and head, and one schedule of their learning rates.
+"""Optimisers of a student: Muon for matrices (momentum, then an approximate orthogonalisation of each update) or Adam,
+Adam for embedding and head, one schedule of their learning rates, and the average of the weights on the way.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.training.student import Student, product_type
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ADAM_BETAS = (0.9, 0.98)
+ADAM_MATRIX_BETAS = (0.95, 0.99)
 
 
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
@@ -62,10 +64,11 @@ class Muon(torch.optim.Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Peak learning rates, decay of the matrices, and the share of the run that warms up."""
+    """Peak learning rates, decay of the matrices, whether Adam moves them, and the share of the run that warms up."""
 
     matrix_lr: float = 0.015
     matrix_decay: float = 0.1
+    adam: bool = False
     embed_lr: float = 0.02
     head_lr: float = 0.004
     warmup: float = 0.02
@@ -78,17 +81,48 @@ class Rates:
         return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
 
 
+class Average:
+    """Weights averaged over the run: the newest ``span`` of all steps so far count most.
+
+    A trit flips back and forth while its float weight stands near a threshold, and the model with it; the average
+    stands on the side where the weight is most of the time. Step t counts as a power of t (Karras et al. 2024, "EDM2",
+    section 3.1), so that the length of the run need not be known.
+
+    Parameters
+    ----------
+    model : whose parameters are averaged.
+    averaged : another of its shape, which receives the average.
+    span : 0 for none, the latest weights.
+    """
+
+    def __init__(self, model: nn.Module, averaged: nn.Module, span: float) -> None:
+        self._weights, self._averages = list(model.parameters()), list(averaged.parameters())
+        self._span = span
+
+    @torch.no_grad()
+    def step(self, steps: int) -> None:
+        """Take in the weights after this many steps."""
+        share = min(1.0, 1.0 / (self._span * steps)) if self._span else 1.0
+        torch._foreach_lerp_(self._averages, self._weights, share)
+
+
 class StudentOptimisers:
-    """Both optimisers of a student, stepped together."""
+    """The optimisers of a student, stepped together."""
 
     def __init__(self, model: Student, rates: Rates) -> None:
         embed, head = model.embed.weight, model.head.weight
         matrices = [p for p in model.parameters() if p is not embed and p is not head]
+        groups: list[dict[str, Any]] = [
+            {"params": [embed], "lr": rates.embed_lr}, {"params": [head], "lr": rates.head_lr}]
         self._rates = rates
-        self._optimisers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=rates.matrix_lr, decay=rates.matrix_decay),
-            torch.optim.Adam([{"params": [embed], "lr": rates.embed_lr}, {"params": [head], "lr": rates.head_lr}],
-                             betas=(0.9, 0.98), fused=True, capturable=embed.is_cuda)]
+        self._optimisers: list[torch.optim.Optimizer] = []
+        if rates.adam:
+            groups.append({"params": matrices, "lr": rates.matrix_lr, "weight_decay": rates.matrix_decay,
+                           "betas": ADAM_MATRIX_BETAS})
+        else:
+            self._optimisers.append(Muon(matrices, lr=rates.matrix_lr, decay=rates.matrix_decay))
+        self._optimisers.append(torch.optim.AdamW(groups, betas=ADAM_BETAS, weight_decay=0.0, fused=True,
+                                                  capturable=embed.is_cuda))
         self._peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers]
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:

@@ -19,6 +19,7 @@ class Options(Rates):
     sampled_share: float = 0.25
     opening_share: float = 0.25
     sampled_streams: int = 1024
+    span: float = 0.1
     start: str = ""
     sparse: bool = False
 

@@ -15,7 +15,7 @@ from models.training.data import BOS
 from models.training.student import rotate
 
 WINDOWS_AT_ONCE = 32
-STREAMS_AT_ONCE = 8192
+STREAMS_AT_ONCE = 1024
 Progress = Callable[[int], None]
 
 
@@ -62,8 +62,12 @@ class Teacher:
             if cache is not None:
                 cache[i, 0, :, :, start : start + time] = k
                 cache[i, 1, :, :, start : start + time] = v
-                k, v = cache[i, 0, :, :, : start + time], cache[i, 1, :, :, : start + time]
-            out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=cache is None, enable_gqa=True)
+                past = cache[i, :, :, :, : start + time]
+                q = q.view(batch, self.groups, -1, self.size)           # the heads of a group, which share keys
+                scores = (q @ past[0].transpose(-1, -2)) * self.size ** -0.5
+                out = (scores.softmax(-1) @ past[1]).view(batch, self.heads, 1, self.size)
+            else:
+                out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             x = x + out.transpose(1, 2).reshape(batch, time, -1) @ w["o"][i].t()
             a = _norm(x, w["ffn_gain"][i])
             x = x + (nn.functional.silu(a @ w["gate"][i].t()) * (a @ w["up"][i].t())) @ w["down"][i].t()
@@ -112,6 +116,8 @@ def sampled_stories(teacher: Teacher, streams: int, length: int, seed: int, prog
             expected = teacher(tokens[some, position : position + 1].long(), cache, position)[:, 0].softmax(-1)
             probabilities[some, position] = expected.half()
             if position + 1 < length:
-                tokens[some, position + 1] = torch.multinomial(expected, 1, generator=generator)[:, 0].short()
+                drawn = torch.rand(count, 1, device=teacher.device, generator=generator)
+                below = torch.searchsorted(expected.cumsum(-1), drawn).clamp(max=teacher.vocab - 1)
+                tokens[some, position + 1] = below[:, 0].short()
             progress(count)
     return tokens.flatten(), probabilities.flatten(0, 1)

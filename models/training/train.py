@@ -13,6 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ from models.training.corpus import Corpus
 from models.training.data import Tokenizer
 from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
 from models.training.export import export, start_from
-from models.training.optim import StudentOptimisers
+from models.training.optim import Average, StudentOptimisers
 from models.training.options import Options
 from models.training.step import Step
 from models.training.student import STORIES, Student, product_type
@@ -51,6 +52,8 @@ class Run:
         if options.start:
             start_from(self.model, Path(options.start))
         self.model.to(device)
+        self.averaged = deepcopy(self.model)        # what is published
+        self.average = Average(self.model, self.averaged, options.span)
         self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
@@ -66,6 +69,7 @@ class Run:
         state = {
             "options": asdict(self.options),
             "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "optimisers": self.optimisers.state(),
             "rng": self.rng.bit_generator.state,
             "step": self.step,
@@ -82,6 +86,7 @@ class Run:
         state = torch.load(path, weights_only=False, map_location=device)
         run = cls(Options(**state["options"]), device)
         run.model.load_state_dict(state["model"])
+        run.averaged.load_state_dict(state["averaged"])
         run.optimisers.load_state(state["optimisers"])
         run.rng.bit_generator.state = state["rng"]
         run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
@@ -133,7 +138,8 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progres
         return sampled_stories(
             teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n))
 
-    return Corpus(*kept("text.pt", read), options.label_share), Corpus(*kept("sampled.pt", write), 0.0)
+    sampled = kept(f"sampled-{options.sampled_streams}.pt", write)
+    return Corpus(*kept("text.pt", read), options.label_share), Corpus(*sampled, 0.0)
 
 
 def device_name(device: torch.device) -> str:
@@ -161,8 +167,8 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
-    """Export the student, judge the exported files, write the record, the plot and the card."""
-    export(run.model, out, (data / corpora.TOKENIZER_FILE).read_bytes())
+    """Export the averaged student, judge the exported files, write the record, the plot and the card."""
+    export(run.averaged, out, (data / corpora.TOKENIZER_FILE).read_bytes())
     student = student_loss(out, held_out, run.device)
     losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
     written = record(run, data, losses)
@@ -193,8 +199,14 @@ def main(
     device: Annotated[
         str, typer.Option(help="cpu, or cuda for an accelerator.", show_default="cuda if there is one")
     ] = "cuda" if torch.cuda.is_available() else "cpu",
-    matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices (Muon).")] = Options.matrix_lr,
+    matrix_lr: Annotated[float, typer.Option(help="Peak learning rate of the matrices.")] = Options.matrix_lr,
     matrix_decay: Annotated[float, typer.Option(help="Decay of the matrices.")] = Options.matrix_decay,
+    adam: Annotated[
+        bool, typer.Option("--adam", help="Adam for the matrices too, in place of Muon; takes far lower rates.")
+    ] = Options.adam,
+    span: Annotated[
+        float, typer.Option(help="Share of the run over which the published weights are averaged.")
+    ] = Options.span,
     embed_lr: Annotated[float, typer.Option(help="Peak learning rate of the embedding (Adam).")] = Options.embed_lr,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of the head (Adam).")] = Options.head_lr,
     label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
@@ -213,7 +225,7 @@ def main(
     state = work / "state.pt"
     options = Options(
         seed=seed, steps=steps, minutes=minutes, windows=windows,
-        matrix_lr=matrix_lr, matrix_decay=matrix_decay, embed_lr=embed_lr, head_lr=head_lr,
+        matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, embed_lr=embed_lr, head_lr=head_lr,
         label_share=label_share, sampled_share=sampled_share,
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
@@ -235,12 +247,13 @@ def main(
         while run.options.progress(run.step, run.seconds) < 1.0:
             losses.append(step(*run.batch(text, sampled), run.options.progress(run.step, run.seconds)))
             run.step += 1
+            run.average.step(run.step)
             run.seconds = time.monotonic() - started
             share = run.options.progress(run.step, run.seconds)
             progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
-            if run.step % report_every == 0 or share == 1.0:
+            if run.step == 1 or run.step % report_every == 0 or share == 1.0:
                 seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
-                seen["held_out"] = round(mean_loss(run.model, monitor, place), 4)
+                seen["held_out"] = round(mean_loss(run.averaged, monitor, place), 4)
                 run.curve.append(seen)
                 losses = []
                 console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
