@@ -190,8 +190,10 @@ class Sampler(wiring.Component):
 
         m.submodules.noise = noise = GumbelNoise(lanes=lanes, slots=self._config.slots)
         if self._config.slots > 1:
-            m.d.comb += [noise.slot.eq(Mux(start, op.src[ADDRESS_BITS:], self.rewind_slot)), noise.keep.eq(start),
-                         noise.restore.eq(self.rewind)]
+            rewind, rewind_slot = Signal(), Signal.like(self.rewind_slot, reset_less=True)      # from far away
+            m.d.sync += [rewind.eq(self.rewind), rewind_slot.eq(self.rewind_slot)]
+            m.d.comb += [noise.slot.eq(Mux(start, op.src[ADDRESS_BITS:], rewind_slot)), noise.keep.eq(start),
+                         noise.restore.eq(rewind)]
         m.submodules.best = best = Best(lanes=lanes)
         remaining = Signal(COUNT_BITS, reset_less=True)
         with m.If(start):
