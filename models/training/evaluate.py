@@ -2,8 +2,8 @@
 
 Procedure: the held-out text is split into stories at the usual openings, each story is encoded
 with BOS and a leading space, and the stories are concatenated. The first 140,000 tokens are cut
-into consecutive windows of 256 inputs, each window judged on its own (no context from before
-it). The loss is the mean negative log-likelihood in nats over every predicted token.
+into consecutive windows of the student's context, each window judged on its own (no context from before
+it), by student and teacher alike. The loss is the mean negative log-likelihood in nats over every predicted token.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from models.training.student import Student
 from models.training.teacher import Teacher
 
 HELD_OUT_TOKENS = 140_000
-WINDOW = 256
 
 
 @torch.no_grad()
-def mean_loss(logits: Callable[[Tensor], Tensor], tokens: np.ndarray, device: torch.device,
+def mean_loss(logits: Callable[[Tensor], Tensor], tokens: np.ndarray, window: int, device: torch.device,
               windows_at_once: int = 16) -> float:
-    """Nats per token over consecutive windows of a stream: ``logits`` maps [B, T] to [B*T, V]."""
+    """Nats per token over consecutive windows of a stream: ``logits`` maps [B, window] to [B*window, V]."""
     stream = torch.from_numpy(tokens.astype(np.int64)).to(device)
-    count = (len(stream) - 1) // WINDOW
-    inputs = stream[: count * WINDOW].view(count, WINDOW)
-    labels = stream[1 : count * WINDOW + 1].view(count, WINDOW)
+    count = (len(stream) - 1) // window
+    inputs = stream[: count * window].view(count, window)
+    labels = stream[1 : count * window + 1].view(count, window)
     total = 0.0
     for i in range(0, count, windows_at_once):
         predicted = logits(inputs[i : i + windows_at_once])
         total += nn.functional.cross_entropy(
             predicted, labels[i : i + windows_at_once].flatten(), reduction="sum"
         ).item()
-    return total / (count * WINDOW)
+    return total / (count * window)
 
 
 def held_out_stream(tokenizer: Tokenizer, data: Path) -> np.ndarray:
@@ -48,12 +47,13 @@ def held_out_stream(tokenizer: Tokenizer, data: Path) -> np.ndarray:
 
 def student_loss(model: Path, tokens: np.ndarray, device: torch.device) -> float:
     """Held-out loss of an exported student."""
-    return round(mean_loss(load(model).to(device), tokens[:HELD_OUT_TOKENS], device), 4)
+    student = load(model).to(device)
+    return round(mean_loss(student, tokens[:HELD_OUT_TOKENS], student.config.context, device), 4)
 
 
-def teacher_loss(teacher: Teacher, tokens: np.ndarray) -> float:
-    """Held-out loss of the teacher by the same procedure."""
-    return round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens[:HELD_OUT_TOKENS], teacher.device), 4)
+def teacher_loss(teacher: Teacher, tokens: np.ndarray, window: int) -> float:
+    """Held-out loss of the teacher by the same procedure, with the context of a student."""
+    return round(mean_loss(lambda t: teacher(t).flatten(0, 1), tokens[:HELD_OUT_TOKENS], window, teacher.device), 4)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ class Options(Rates):
     seed: int
     steps: int
     minutes: float
+    shape: str = "stories1m"
     windows: int = 16
     label_share: float = 0.5
     sampled_share: float = 0.25

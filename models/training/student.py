@@ -28,7 +28,7 @@ ROUNDS, EDGE = 20, 0.01
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Shape of a model; `STORIES` is that of models/stories1m.
+    """Shape of a model; `SHAPES` has those of the published ones.
 
     ``attention_only_layers`` : so many first layers have no feed-forward: side by side with attention it would see the
     embedding of one token only, and could add nothing that the embedding cannot hold.
@@ -73,6 +73,8 @@ class StudentConfig:
 
 STORIES = StudentConfig(parallel_residual=True, attention_only_layers=1, feed_groups=4,
                         attention_windows=(32, 64, 256, 64))
+POCKET = StudentConfig(hidden_size=40, intermediate_size=200, head_dim=8, context=128)
+SHAPES = {"stories1m": STORIES, "stories150k": POCKET}
 
 
 def product_type(device: torch.device) -> torch.dtype:
@@ -272,7 +274,8 @@ class Block(nn.Module):
         time = qkv.shape[0] // batch
         q, k, v = qkv.view(batch, time, heads + 2 * groups, size).split([heads, groups, groups], 2)
         q = rotate(q, cos, sin) * (LOG2_E / math.sqrt(size))
-        # One exponent per beat: beat g holds the query heads {g, H/G + g}, one of each group.
+        # One exponent per beat: beat g holds the query heads {g, H/G + g}, one of each group. Machines whose words hold
+        # one head have an exponent for each, which is finer.
         q = block_float(q.reshape(batch, time, groups, heads // groups, size), (2, 4))
         k = block_float(rotate(k, cos, sin), (2, 3))
         v = block_float(v, (2, 3))

@@ -34,7 +34,7 @@ from models.training.export import export, start_from
 from models.training.optim import Average, StudentOptimisers
 from models.training.options import Options
 from models.training.step import Step
-from models.training.student import STORIES, Student, product_type
+from models.training.student import SHAPES, Student, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ class Run:
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options, self.device = options, device
         torch.manual_seed(options.seed)
-        self.model = Student(replace(STORIES, sparse=options.sparse))
+        self.model = Student(replace(SHAPES[options.shape], sparse=options.sparse))
         if options.start:
             start_from(self.model, Path(options.start))
         self.model.to(device)
@@ -121,7 +121,7 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progres
         if teacher.device.type == "cuda":
             return make()
         if path.exists():
-            return torch.load(path)
+            return torch.load(path, mmap=True)
         made = make()
         torch.save(made, path)
         return made
@@ -179,23 +179,24 @@ def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: floa
 
 
 def main(
+    shape: Annotated[str, typer.Option(help=f"Which model: {' or '.join(SHAPES)}.")] = Options.shape,
     minutes: Annotated[float, typer.Option(help="Budget by the clock; ignored when --steps is given.")] = 60.0,
     steps: Annotated[int, typer.Option(help="Budget in optimiser steps, for a reproducible run.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of initial weights and batches.")] = 1,
     data: Annotated[Path, typer.Option(help="Folder with the corpora and the teacher.")] = ROOT.parent / "shared/data",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the published model.", show_default="models/stories1m[-sparse]")
+        Path | None, typer.Option(help="Folder of the published model.", show_default="models/SHAPE[-sparse]")
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder for soft targets and the resumable state.", show_default="build/training[-sparse]"),
+        typer.Option(help="Folder for soft targets and the resumable state.", show_default="build/training"),
     ] = None,
     export_every: Annotated[float, typer.Option(help="Minutes between published checkpoints.")] = 10.0,
     report_every: Annotated[int, typer.Option(help="Steps between points of the loss curve.")] = 100,
     resume: Annotated[bool, typer.Option(help="Continue from the state in the work folder, with its options.")] = False,
     compiled: Annotated[bool, typer.Option(help="Use torch.compile (needs a C++ compiler).")] = True,
     threads: Annotated[int, typer.Option(help="Threads of the tensor library.")] = 1,
-    windows: Annotated[int, typer.Option(help="Windows of 256 tokens in a step.")] = Options.windows,
+    windows: Annotated[int, typer.Option(help="Windows of the context's length in a step.")] = Options.windows,
     device: Annotated[
         str, typer.Option(help="cpu, or cuda for an accelerator.", show_default="cuda if there is one")
     ] = "cuda" if torch.cuda.is_available() else "cpu",
@@ -219,24 +220,24 @@ def main(
 ) -> None:
     """Train the ternary student and publish it."""
     torch.set_num_threads(threads)
-    suffix = "-sparse" if sparse else ""
-    out, work = out or ROOT / f"models/stories1m{suffix}", work or ROOT / f"build/training{suffix}"
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"there is no model {shape!r}; choose {', '.join(SHAPES)}")
+    name = f"{shape}-sparse" if sparse else shape
+    out, work = out or ROOT / f"models/{name}", work or ROOT / "build/training"
     work.mkdir(parents=True, exist_ok=True)
-    state = work / "state.pt"
+    state = work / f"{name}.pt"
     options = Options(
-        seed=seed, steps=steps, minutes=minutes, windows=windows,
+        shape=shape, seed=seed, steps=steps, minutes=minutes, windows=windows,
         matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, embed_lr=embed_lr, head_lr=head_lr,
         label_share=label_share, sampled_share=sampled_share,
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
     place = torch.device(device)
     run = Run.resume(state, place) if resume else Run(options, place)
-    if run.options.sparse != sparse:
-        raise typer.BadParameter(f"{state} is of a run {'with' if run.options.sparse else 'without'} --sparse")
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
     monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
     teacher = Teacher(data / corpora.TEACHER_FILE, place)
-    teacher_nats = teacher_loss(teacher, held_out)
+    teacher_nats = teacher_loss(teacher, held_out, run.model.config.context)
     loss: Any = TargetLoss(run.model)
     step = Step(torch.compile(loss) if compiled else loss, run.optimisers)
     console = Console()
@@ -253,7 +254,7 @@ def main(
             progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
             if run.step == 1 or run.step % report_every == 0 or share == 1.0:
                 seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
-                seen["held_out"] = round(mean_loss(run.averaged, monitor, place), 4)
+                seen["held_out"] = round(mean_loss(run.averaged, monitor, run.model.config.context, place), 4)
                 run.curve.append(seen)
                 losses = []
                 console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
