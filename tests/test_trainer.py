@@ -16,7 +16,7 @@ from models.training.data import BOS
 from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
 from models.training.step import Step
-from models.training.student import QuantisedWeight, Student, StudentConfig
+from models.training.student import QuantisedWeight, Student, StudentConfig, window_attention
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 from models.training.train import TargetLoss
 
@@ -89,6 +89,16 @@ def test_sampled_stories_come_with_what_the_teacher_expected(teacher: Teacher, m
     assert len({tuple(stream) for stream in streams.tolist()}) == 5
     for stream, found in zip(streams, probabilities.view(5, CONTEXT, VOCAB), strict=True):
         torch.testing.assert_close(found, expected(teacher, stream), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("time", "window"), [(12, 4), (14, 4), (3, 4), (4, 4), (9, 8), (5, 1)])
+def test_attention_sees_the_window_and_no_more(time: int, window: int) -> None:
+    """A position too many or too few, at the seam of two chunks, before the first, or in one that is not full."""
+    q, k, v = torch.randn(3, 2, 3, time, 4, generator=torch.Generator().manual_seed(time)).unbind()
+    distance = torch.arange(time)[:, None] - torch.arange(time)
+    scores = (q @ k.transpose(-1, -2)).masked_fill((distance < 0) | (distance >= window), -torch.inf)
+    weights = torch.exp2(scores - scores.amax(-1, keepdim=True))
+    torch.testing.assert_close(window_attention(q, k, v, window), weights / weights.sum(-1, keepdim=True) @ v)
 
 
 def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
