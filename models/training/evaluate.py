@@ -58,10 +58,13 @@ def teacher_loss(teacher: Teacher, tokens: np.ndarray, window: int) -> float:
 
 @torch.no_grad()
 def generate(model: Student, count: int, temperature: float, seed: int, prompt: list[int] | None = None) -> list[int]:
-    """Continue ``prompt`` (BOS by default) to ``count`` tokens or until the next BOS; greedy at temperature 0."""
+    """Continue ``prompt`` (BOS by default) to ``count`` tokens, the next BOS or the end of the context.
+
+    Greedy at temperature 0.
+    """
     generator = torch.Generator().manual_seed(seed)
     tokens = list(prompt or [BOS])
-    while len(tokens) < count:
+    while len(tokens) < min(count, model.config.context):
         logits = model(torch.tensor([tokens]))[-1]
         if temperature == 0:
             chosen = int(logits.argmax())
