@@ -40,7 +40,7 @@ class Board:
 
 
 BOARDS = {board.name: board for board in (
-    Board(name="ulx3s", devices=ulx3s.DEVICES, default_device="85F", default_devices={"tiny": "12F", "nano": "12F"},
-          clocks=ulx3s.CLOCKS, baud_hz=ulx3s.BAUD_HZ, sdram=ulx3s.SDRAM_PART,
-          sdram_io_cycles=SDRAMPads.IO_CYCLES, top=ulx3s.ULX3STop),
+    Board(name="ulx3s", devices=ulx3s.DEVICES, default_device="85F",
+          default_devices={"tiny": "12F", "pocket": "12F", "nano": "12F"}, clocks=ulx3s.CLOCKS,
+          baud_hz=ulx3s.BAUD_HZ, sdram=ulx3s.SDRAM_PART, sdram_io_cycles=SDRAMPads.IO_CYCLES, top=ulx3s.ULX3STop),
 )}

@@ -35,6 +35,7 @@ CLOCKS = {
     "stream": Clocks(sync_hz=80e6, cpu_hz=50e6, sdram_hz=float(80e6 * SDRAM_CLOCKS),
                      chip_phase_degrees=SDRAM_CHIP_PHASE_DEGREES),
     "tiny": Clocks(sync_hz=80e6, cpu_hz=50e6),
+    "pocket": Clocks(sync_hz=80e6, cpu_hz=50e6),
     "nano": Clocks(sync_hz=80e6, cpu_hz=50e6),
 }
 

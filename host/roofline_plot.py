@@ -15,7 +15,7 @@ from rtl.config import WORD_BITS
 from rtl.timing import SDRAM_CLOCKS
 
 COLORS = {"resident": "#0072B2", "stream": "#D55E00", "tiny": "#009E73", "nano": "#CC79A7",
-          "sparse": "#56B4E9"}
+          "pocket": "#E69F00", "sparse": "#56B4E9"}
 OTHER_COLOR = "#555555"
 FILES = ("roofline.svg", "roofline.png")
 INTENSITY = (0.3, 100.0)   # of the axis, in multiply-accumulates per byte

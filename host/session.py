@@ -25,8 +25,8 @@ DEFAULT_CONFIG = "resident"
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DEFAULT_MODEL = MODELS / "stories1m"
 # What a configuration runs unless told otherwise; the others have no trained model of their own.
-OWN_MODELS = {"nano": MODELS / "words4k", "sparse": MODELS / "stories1m-sparse", "resident": DEFAULT_MODEL,
-              "stream": DEFAULT_MODEL}
+OWN_MODELS = {"nano": MODELS / "words4k", "pocket": MODELS / "stories150k", "sparse": MODELS / "stories1m-sparse",
+              "resident": DEFAULT_MODEL, "stream": DEFAULT_MODEL}
 TEMPERATURE_MIN, TEMPERATURE_MAX = 0.01, 100.0
 
 Message = Callable[[str], None]

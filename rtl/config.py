@@ -315,6 +315,12 @@ TINY = Config(
     weight_depth=512, vector_depth=128, activation_depth=16, head_dim=4, word_beats=1, query_groups=1, context=64,
     kv_slots=2, vocab=512, embed_beats=3, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
 
+# A story model for the smallest FPGA: as wide as a tile.
+POCKET = Config(
+    name="pocket", lanes=8, block_beats=5, rows=8, table_blocks=1, weight_source="ebr", weight_planes=2,
+    weight_depth=512, vector_depth=128, activation_depth=32, head_dim=8, word_beats=1, query_groups=2, context=128,
+    kv_slots=8, vocab=512, embed_beats=5, embed_planes=3, program_depth=512, sampler_lanes=2, stream_fifo_words=0)
+
 # For a microGPT: 16 wide, one layer, four heads, letters. A word of the cache holds all heads, a tile any whole row.
 NANO = Config(
     name="nano", lanes=8, block_beats=6, rows=4, table_blocks=1, weight_source="ebr", weight_planes=2,
@@ -336,5 +342,5 @@ HGRN = Config(
     gain_rows=72, has_silu=True, has_recurrence=True)
 
 # Least capable first: the first that holds a model is the smallest.
-CONFIGS = {config.name: config for config in (NANO, TINY, SPARSE, RESIDENT, STREAM)}
+CONFIGS = {config.name: config for config in (NANO, TINY, POCKET, SPARSE, RESIDENT, STREAM)}
 SIMULATED_CONFIGS = CONFIGS | {config.name: config for config in (LLAMA, HGRN)}

@@ -13,10 +13,12 @@ from rtl.config import CONFIGS, STREAM, TINY
 ROOT = Path(__file__).resolve().parent.parent
 STORIES = ROOT / "models" / "stories1m"
 WORDS = ROOT / "models" / "words4k"
+POCKET_STORIES = ROOT / "models" / "stories150k"
 
 SHAPES = {
     "nano": Shape(hidden=16, feed_forward=48, layers=1, heads=4, kv_heads=4, head_dim=4, vocab=27, context=16),
     "tiny": Shape(hidden=24, feed_forward=48, layers=2, heads=2, kv_heads=2, head_dim=4, vocab=512, context=64),
+    "pocket": Shape(hidden=40, feed_forward=200, layers=4, heads=4, kv_heads=2, head_dim=8, vocab=512, context=128),
     "resident": Shape(hidden=160, feed_forward=480, layers=4, heads=4, kv_heads=2, head_dim=20, vocab=512,
                       context=256),
     "stream": replace(SHAPE, is_parallel=False),

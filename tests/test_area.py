@@ -146,5 +146,5 @@ def test_failing_tool_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_unknown_configuration() -> None:
     """A traceback instead of the names to choose from."""
-    with pytest.raises(TritloomError, match="no configuration 'huge'; choose nano, tiny, sparse, resident, stream"):
+    with pytest.raises(TritloomError, match="no configuration 'huge'; choose nano, tiny, pocket, sparse, resident"):
         area.main(config="huge")

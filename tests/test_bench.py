@@ -166,8 +166,8 @@ def test_all_fitting_configurations_without_a_name() -> None:
 def test_each_configuration_with_its_own_model() -> None:
     """The bench without arguments: a configuration left out, or shown with another's model."""
     shown = [(image.config.name, image.model["name"]) for image in bench.images(None, ())]
-    assert shown == [("nano", "words4k"), ("sparse", "stories1m-sparse"), ("resident", "stories1m"),
-                     ("stream", "stories1m")]
+    assert shown == [("nano", "words4k"), ("pocket", "stories150k"), ("sparse", "stories1m-sparse"),
+                     ("resident", "stories1m"), ("stream", "stories1m")]
 
 
 def test_short_context_bounds_the_golden_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_board_clocks_can_be_made(name: str) -> None:
     (["--board", "icestick"], "there is no board 'icestick'; choose ulx3s"),
     (["--board", "ulx3s", "--device", "100F"], "there is no device '100F'; choose 12F, 25F, 45F, 85F"),
     (["--board", "ulx3s", "--config", "huge"],
-     "there is no configuration 'huge'; choose nano, tiny, sparse, resident, stream"),
+     "there is no configuration 'huge'; choose nano, tiny, pocket, sparse, resident, stream"),
     (["--board", "ulx3s", "--persist"], "--persist needs --flash"),
     (["--board", "ulx3s", "--model", "no/such/model"], "no/such/model: no such model directory"),
     (["--board", "ulx3s", "--config", "tiny", "--model", "models/stories1m"], "head_dim 20 does not fit tiny"),
@@ -97,8 +97,8 @@ def test_image_of_another_geometry_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "model"), [
-    ("nano", "words4k"), ("tiny", "synthetic"), ("sparse", "stories1m-sparse"), ("resident", "stories1m"),
-    ("stream", "stories1m")])
+    ("nano", "words4k"), ("tiny", "synthetic"), ("pocket", "stories150k"), ("sparse", "stories1m-sparse"),
+    ("resident", "stories1m"), ("stream", "stories1m")])
 def test_each_configuration_has_a_model(name: str, model: str) -> None:
     """A build that needs ``--model``, or puts a model into a bitstream that another configuration is for."""
     assert set(CONFIGS) == {*build.RANDOM_MODELS, *OWN_MODELS}

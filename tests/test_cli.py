@@ -185,7 +185,7 @@ class TestRun:
         (("--sim", "--port", "/dev/ttyUSB0"), "name the device"),
         (("--port", "/dev/ttyNONE"), "/dev/ttyNONE: no such serial port"),
         (("--sim", "--prompt", "word " * 300), "the prompt has [0-9]+ tokens, the context holds 256"),
-        (("--sim", "--config", "huge"), "no configuration 'huge'; choose nano, tiny, sparse, resident, stream, llama"),
+        (("--sim", "--config", "huge"), "no configuration 'huge'; choose nano, tiny, pocket, sparse, resident"),
         (("--sim", "--config", "tiny"), "tiny has no model of its own; name one with --model"),
         (("--sim", "--config", "nano", "--prompt", "Once"), "the model knows no 'O', only abcdefghijklmnopqrstuvwxyz"),
         (("--sim", "--config", "nano", "--prompt", "abcdefghijklmnop"), "the prompt has 17 tokens, the context holds"),

@@ -1,6 +1,7 @@
 """The golden model against the float reference, and its own contracts."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ import pytest
 from host.compiler import compile_checkpoint
 from host.importer import load_checkpoint
 from host.tokenizer import Tokenizer
-from rtl.config import RESIDENT, STREAM, TINY
+from rtl.config import POCKET, RESIDENT, STREAM, TINY, Config
 from sim.fixed import GUMBEL, Scalar, noise_seed
 from sim.golden import Golden, exact_floats, sample
 from sim.reference import Reference, negative_log_likelihood
-from tests.shapes import STORIES, synthetic_image
+from tests.shapes import POCKET_STORIES, STORIES, synthetic_image
 
 TEXT = """Once upon a time, there was a little dog named Max. Max liked to run and play in the park. One day, he found
 a big red ball. He was very happy. He ran to his friend Lily and said, "Look at my ball!" Lily smiled and they played
@@ -24,15 +25,16 @@ def golden_logits(golden: Golden, tokens: list[int]) -> np.ndarray:
     return golden.logits(tokens)
 
 
-def test_loss_is_that_of_the_float_reference() -> None:
+@pytest.mark.parametrize(("model", "config", "most"), [(STORIES, RESIDENT, 1.9), (POCKET_STORIES, POCKET, 2.4)])
+def test_loss_is_that_of_the_float_reference(model: Path, config: Config, most: float) -> None:
     """A wrong scale, rounding or permutation anywhere in compiler or golden model."""
-    checkpoint = load_checkpoint(STORIES)
-    golden, reference = Golden(compile_checkpoint(checkpoint, RESIDENT)), Reference(checkpoint)
-    tokens = np.array(Tokenizer(checkpoint.tokenizer).encode(TEXT))
+    checkpoint = load_checkpoint(model)
+    golden, reference = Golden(compile_checkpoint(checkpoint, config)), Reference(checkpoint)
+    tokens = np.array(Tokenizer(checkpoint.tokenizer).encode(TEXT))[: config.context]
     real, integer = reference.logits(tokens[:-1]), golden_logits(golden, list(tokens[:-1]))
     float_loss = negative_log_likelihood(real, tokens[1:]).mean()
     integer_loss = negative_log_likelihood(integer, tokens[1:]).mean()
-    assert float_loss < 1.9
+    assert float_loss < most
     assert abs(float_loss - integer_loss) < 0.01
     assert (real.argmax(1) == integer.argmax(1)).mean() > 0.95
 

@@ -12,13 +12,13 @@ from host.checkpoint import synthetic_checkpoint
 from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
-from rtl.config import NANO, RESIDENT, STREAM, TINY
+from rtl.config import NANO, POCKET, RESIDENT, STREAM, TINY
 from rtl.core import UNITS
 from rtl.csr_map import Speculation
 from rtl.isa import Opcode
 from sim.soc.top import SimulatedSoc
 from tests.bench import run_bench
-from tests.shapes import BANKED, SHAPES, STORIES, WORDS, stream_image, synthetic_image
+from tests.shapes import BANKED, POCKET_STORIES, SHAPES, STORIES, WORDS, stream_image, synthetic_image
 
 # Operation streams and write ports of each unit that `tests.cocotb_soc` watches.
 WATCHED = {
@@ -123,6 +123,13 @@ def test_nano_equals_golden_with_the_shipped_model(tmp_path: Path, temperature: 
     image = compile_checkpoint(load_checkpoint(WORDS), NANO)
     assert max(image.predicted_cycles(position) for position in range(image.context)) <= 1000
     run(image, tmp_path, "soc_nano", prompt=[0], count=image.context, temperature=temperature, seed=3)
+
+
+@pytest.mark.parametrize("position", [0, 123])
+def test_pocket_equals_golden_with_the_shipped_model(tmp_path: Path, position: int) -> None:
+    """Two words of the cache per layer, and more than one head of queries for each; up to the end of the context."""
+    image = compile_checkpoint(load_checkpoint(POCKET_STORIES), POCKET)
+    run(image, tmp_path, "soc_pocket", prompt=[1, 403], count=4, position=position)
 
 
 @pytest.mark.parametrize("position", [0, 180])

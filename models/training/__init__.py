@@ -1,1 +1,1 @@
-"""Quantisation-aware training of the small ternary language model shipped in models/stories1m."""
+"""Quantisation-aware training of the small ternary language models shipped in models/."""
