@@ -1,4 +1,4 @@
-"""The published checkpoints models/stories1m and its sparse twin: layout, ranges, the agreement of their papers."""
+"""The published checkpoints that write stories: layout, ranges, the agreement of their papers."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def packed(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return found
 
 
-DENSE, SPARSE = "stories1m", "stories1m-sparse"
+DENSE, SPARSE, POCKET = "stories1m", "stories1m-sparse", "stories150k"
 PLANES = {"model.embed_tokens.weight": 13, "lm_head.weight": 4}
-PACKED = [(model, name) for model in (DENSE, SPARSE) for name in packed(Published.read(model).config)]
+PACKED = [(model, name) for model in (DENSE, SPARSE, POCKET) for name in packed(Published.read(model).config)]
 
 
-@pytest.fixture(params=[DENSE, SPARSE])
+@pytest.fixture(params=[DENSE, SPARSE, POCKET])
 def published(request: pytest.FixtureRequest) -> Published:
     return Published.read(request.param)
 
@@ -148,8 +148,8 @@ def test_record_describes_a_finished_run(published: Published) -> None:
     """The curve must reach the last step, and the model must have learned in it."""
     curve = published.record["curve"]
     assert curve[-1]["step"] == published.record["steps_done"]
-    # A run that starts from a trained model may have little left to learn after its first steps.
-    assert curve[-1]["held_out"] < (1.01 if published.record["options"]["start"] else 0.7) * curve[0]["held_out"]
+    # The first point of a run that starts from a trained model is as good as that model.
+    assert curve[-1]["held_out"] < (1.0 if published.record["options"]["start"] else 0.7) * curve[0]["held_out"]
     assert abs(curve[-1]["held_out"] - published.record["held_out"]["student_nats_per_token"]) < 0.15
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in published.record["sha256"].values())
 
