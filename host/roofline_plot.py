@@ -6,7 +6,6 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from host.bench import Workload
 from host.errors import TritloomError
@@ -31,10 +30,10 @@ def save(works: Sequence[tuple[Workload, float, str]], folder: Path) -> list[Pat
     TritloomError: the folder cannot be written.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(9, 6), layout="constrained")
+        figure = Figure(figsize=(9, 7), layout="constrained")
         axes = figure.subplots()
-        for index, (work, clock_hz, provenance) in enumerate(works):
-            draw(axes, work, clock_hz, provenance, above=index % 2 == 0)
+        for work, clock_hz, provenance in works:
+            draw(axes, work, clock_hz, provenance)
         axes.set(xscale="log", yscale="log", xlim=INTENSITY,
                  xlabel="ternary multiply-accumulates per byte of weights read",
                  ylabel="ternary multiply-accumulates per second (10⁹)")
@@ -44,7 +43,7 @@ def save(works: Sequence[tuple[Workload, float, str]], folder: Path) -> list[Pat
             axis.set_major_formatter("{x:g}")
         axes.grid(which="major", color="#DDDDDD", lw=0.6)
         axes.set_axisbelow(True)
-        axes.legend(loc="lower right", frameon=False)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
         paths = [folder / name for name in FILES]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +62,8 @@ def bytes_per_clock(work: Workload) -> tuple[float, str]:
     return config.rows * config.row_words * WORD_BITS / 8, "block RAM"
 
 
-def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str, *, above: bool) -> None:
-    """One configuration's roof and the range that a story's tokens reach; neighbours have their labels apart."""
+def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str) -> None:
+    """One configuration's roof and the range that a story's tokens reach; numbers stand in the legend."""
     config = work.image.config
     color = COLORS.get(config.name, OTHER_COLOR)
     per_clock, source = bytes_per_clock(work)
@@ -72,18 +71,12 @@ def draw(axes: Axes, work: Workload, clock_hz: float, provenance: str, *, above:
     ridge = config.macs / per_clock
     axes.plot([INTENSITY[0], ridge, INTENSITY[1]], [INTENSITY[0] * per_clock * giga, config.macs * giga,
                                                     config.macs * giga], color=color, lw=2)
-    axes.text(INTENSITY[1] * 0.95, config.macs * giga * 1.06, f"engine: {config.macs:,} per clock", color=color,
-              ha="right", fontsize=9)
-    axes.text(INTENSITY[0] * 1.1, INTENSITY[0] * per_clock * giga * 3.2,
-              f"{source}: {per_clock * giga:.3g} GB/s", color=color, fontsize=9)
     read = work.weight_bytes or work.cycles_limit * per_clock
     intensity = work.trits / read
     reached = [work.trits * giga / cycles for cycles in (work.cycles[-1], work.mean, work.cycles[0])]
     roof = min(intensity * per_clock, config.macs) * giga
     axes.plot([intensity] * 3, reached, color=color, lw=5, alpha=0.4, solid_capstyle="butt")
-    axes.plot(intensity, reached[1], "o", color=color, ms=8,
-              label=f"{work.image.model['name']} on {config.name}, {clock_hz / 1e6:g} MHz ({provenance})")
-    axes.annotate(f"{reached[1] / roof:.1%} of its roof\n{clock_hz / work.mean:,.0f} tokens/s", (intensity, reached[1]),
-                  xytext=(-8, 6) if above else (12, -4), textcoords="offset points", color=color, fontsize=9,
-                  ha="right" if above else "left", va="bottom" if above else "top",
-                  path_effects=[withStroke(linewidth=3, foreground="white")])     # to be read across other roofs
+    axes.plot(intensity, reached[1], "o", color=color, ms=8, mec="white",
+              label=f"{config.name}, {work.image.model['name']}: {clock_hz / work.mean:,.0f} tokens/s, "
+                    f"{reached[1] / roof:.1%} of its roof; {clock_hz / 1e6:g} MHz ({provenance}), {source} "
+                    f"{per_clock * giga:.3g} GB/s, engine {config.macs:,} per clock")
