@@ -15,8 +15,9 @@ from models.training.corpus import Corpus
 from models.training.data import BOS
 from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
+from models.training.quantisers import QuantisedWeight
 from models.training.step import Step
-from models.training.student import QuantisedWeight, Student, StudentConfig, window_attention
+from models.training.student import Student, StudentConfig, window_attention
 from models.training.teacher import Teacher, sampled_stories, soft_targets
 from models.training.train import TargetLoss
 

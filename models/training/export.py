@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from host.architecture import SPARSITY
-from models.training.student import QuantisedWeight, Student, StudentConfig
+from models.training.quantisers import QuantisedWeight
+from models.training.student import Student, StudentConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
