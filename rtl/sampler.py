@@ -154,7 +154,7 @@ class Sampler(wiring.Component):
     greedy : neither scale nor add noise; taken with the operation.
     seed, reseed : new generator states; not while busy.
     rewind, rewind_slot : the samples of this slot and those after it were for nothing: take back their noise; not while
-        busy; only with several slots.
+        busy, nor in the cycle that takes an operation; only with several slots.
     token : index of the winner, valid while idle.
     """
 

@@ -20,7 +20,7 @@ from host.image import Image
 from host.layout import Layout
 from host.packing import has_one_zero_in_four
 from host.tiler import to_planes
-from models.training import student
+from models.training import quantisers
 from rtl.config import RESIDENT, SPARSE, TINY, Config
 from rtl.isa import Opcode
 from sim.golden import Golden
@@ -141,7 +141,7 @@ def test_trainer_finds_the_nearest_sparse_weights(limit: int, planes: int) -> No
     words = np.array([sum(3**power * np.array(plane) for power, plane in enumerate(reversed(planed)))
                       for planed in itertools.product(one, repeat=planes)])
     weights = torch.randn(200, 8, generator=torch.Generator().manual_seed(planes)) * limit**0.7
-    found = student.one_zero_in_four(weights, limit).numpy().reshape(-1, 4)
+    found = quantisers.one_zero_in_four(weights, limit).numpy().reshape(-1, 4)
     least = ((weights.numpy().reshape(-1, 1, 4) - words) ** 2).sum(-1).min(1)
     assert {tuple(word) for word in found} <= {tuple(word) for word in words.tolist()}
     assert np.allclose(((weights.numpy().reshape(-1, 4) - found) ** 2).sum(-1), least, atol=1e-5)

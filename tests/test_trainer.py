@@ -15,11 +15,12 @@ from models.training.corpus import Corpus
 from models.training.data import BOS
 from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
+from models.training.options import Options
 from models.training.quantisers import QuantisedWeight
 from models.training.step import Step
-from models.training.student import Student, StudentConfig, window_attention
+from models.training.student import SHAPES, Student, StudentConfig, window_attention
 from models.training.teacher import Teacher, sampled_stories, soft_targets
-from models.training.train import TargetLoss
+from models.training.train import Run, TargetLoss
 
 CPU = torch.device("cpu")
 DIM, FF, LAYERS, HEADS, GROUPS, VOCAB, CONTEXT = 8, 12, 2, 2, 1, 16, 32
@@ -118,7 +119,7 @@ def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
 
 
 def test_adam_lowers_the_loss_of_the_matrices_too() -> None:
-    """Matrices that no optimiser moves, or two."""
+    """Matrices that no optimiser moves, or an embedding that theirs moves with them."""
     torch.manual_seed(1)
     model = Student(SMALL)
     step = Step(TargetLoss(model), StudentOptimisers(model, Rates(
@@ -208,3 +209,32 @@ def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object]) -> N
     """A run of hours whose model the importer refuses."""
     with pytest.raises(ValueError, match="one per layer|need parallel_residual"):
         replace(SMALL, **change)
+
+
+def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An average, momenta or windows that begin anew."""
+    monkeypatch.setitem(SHAPES, "small", SMALL)
+    rng = np.random.default_rng(5)
+    corpora = [Corpus(torch.from_numpy(rng.integers(0, VOCAB, 200).astype(np.int16)),
+                      torch.from_numpy(rng.dirichlet(np.ones(VOCAB), 200)).half(), 0.5) for _ in range(2)]
+
+    def go_on(run: Run, steps: int) -> Run:
+        step = Step(TargetLoss(run.model), run.optimisers)
+        for _ in range(steps):
+            step(*run.batch(*corpora), run.options.progress(run.step, 0.0))
+            run.step += 1
+            run.average.step(run.step)
+        return run
+
+    options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4)
+    whole, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
+    half.save(tmp_path / "state.pt")
+    resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
+    for wanted, found in ((whole.model, resumed.model), (whole.averaged, resumed.averaged)):
+        assert all(map(torch.equal, wanted.parameters(), found.parameters()))
+
+
+def test_a_start_of_another_shape_is_refused(tmp_path: Path, trained: Student) -> None:
+    """Weights cut to size, which would be as good as random."""
+    with pytest.raises(ValueError, match="has head_dim 4, not 2"):
+        start_from(Student(replace(trained.config, head_dim=2)), tmp_path)

@@ -58,7 +58,7 @@ uses other held-out tokens, after the first {tokens:,}.
 ## Data and training
 
 Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on
-{device}) with {optimisers}.{average}{start} The text is 4,041 TinyStories (1.71 million
+{device}) with {optimisers}.{average}{start}{note} The text is 4,041 TinyStories (1.71 million
 tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
 teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
 the teacher's distribution is the whole target. `loss_curve.json` records every option, the
@@ -101,7 +101,7 @@ ATTENTION_ONLY = " Layers of attention\nonly: the first {count}."
 WINDOWS = " Attention of the layers sees the last {windows}\npositions."
 GROUPS = " The hidden vector of the feed-forward is quantised in {count} groups."
 MUON, ADAM = "Muon on the matrices and Adam on embedding and head", "Adam"
-AVERAGE = "\nThe weights are averages over {span:.0%} of the run, quantised."
+AVERAGE = "\nThe weights are averages, mostly of the last {span:.0%} of the run, quantised."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {option: getattr(Options, option) for option in (
@@ -190,6 +190,7 @@ def write_card(folder: Path) -> None:
         optimisers=ADAM if options.get("adam") else MUON,
         average=AVERAGE.format(span=options["span"]) if options.get("span") else "",
         start=STARTED.format(start=options["start"]) if options.get("start") else "",
+        note="\n" + record["note"] if "note" in record else "",
         further="".join(further),
     )
     path.write_text(card)

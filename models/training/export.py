@@ -89,13 +89,18 @@ def load(directory: Path) -> Student:
 def start_from(model: Student, directory: Path) -> None:
     """Give a model float weights that quantise to the published ones, of which it may have more.
 
-    A feed-forward that it has not is left out.
+    A feed-forward that it has not is left out; windows, groups and the width of the feed-forward may differ.
 
     Raises
     ------
-    ValueError: those are sparse, and the model is not.
+    ValueError: those are sparse, and the model is not, or they are of another shape.
+    OSError: there is no published model.
     """
-    sparse = published_config(directory).sparse
+    config = published_config(directory)
+    for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size"):
+        if getattr(config, name) != getattr(model.config, name):
+            raise ValueError(f"{directory} has {name} {getattr(config, name)}, not {getattr(model.config, name)}")
+    sparse = config.sparse
     for weight, integers, step in _published(model, directory):
         weight.start_from(integers, step, sparse=sparse and weight is not model.embed)
 

@@ -156,8 +156,8 @@ class Block(nn.Module):
         time = qkv.shape[0] // batch
         q, k, v = qkv.view(batch, time, heads + 2 * groups, size).split([heads, groups, groups], 2)
         q = rotate(q, cos, sin) * (LOG2_E / math.sqrt(size))
-        # One exponent per beat: beat g holds the query heads {g, H/G + g}, one of each group. Machines whose words hold
-        # one head have an exponent for each, which is finer.
+        # One exponent per beat: beat g holds the query heads {g, H/G + g}, one of each group. Keys share one, and so do
+        # values. Machines whose words of the cache hold one head have an exponent for each head, which is finer.
         q = block_float(q.reshape(batch, time, groups, heads // groups, size), (2, 4))
         k = block_float(rotate(k, cos, sin), (2, 3))
         v = block_float(v, (2, 3))

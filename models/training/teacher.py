@@ -117,7 +117,7 @@ def sampled_stories(teacher: Teacher, streams: int, length: int, seed: int, prog
             probabilities[some, position] = expected.half()
             if position + 1 < length:
                 drawn = torch.rand(count, 1, device=teacher.device, generator=generator)
-                below = torch.searchsorted(expected.cumsum(-1), drawn).clamp(max=teacher.vocab - 1)
+                below = torch.searchsorted(expected.cumsum(-1), drawn, right=True).clamp(max=teacher.vocab - 1)
                 tokens[some, position + 1] = below[:, 0].short()
             progress(count)
     return tokens.flatten(), probabilities.flatten(0, 1)

@@ -122,8 +122,9 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progres
             return make()
         if path.exists():
             return torch.load(path, mmap=True)
-        made = make()
-        torch.save(made, path)
+        made, partial = make(), path.with_suffix(".part")
+        torch.save(made, partial)
+        partial.replace(path)
         return made
 
     def read() -> tuple[Tensor, Tensor]:
@@ -206,7 +207,7 @@ def main(
         bool, typer.Option("--adam", help="Adam for the matrices too, in place of Muon; takes far lower rates.")
     ] = Options.adam,
     span: Annotated[
-        float, typer.Option(help="Share of the run over which the published weights are averaged.")
+        float, typer.Option(help="Share of the run whose weights make most of the published average.", min=0, max=1)
     ] = Options.span,
     embed_lr: Annotated[float, typer.Option(help="Peak learning rate of the embedding (Adam).")] = Options.embed_lr,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of the head (Adam).")] = Options.head_lr,
@@ -233,7 +234,12 @@ def main(
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
     place = torch.device(device)
-    run = Run.resume(state, place) if resume else Run(options, place)
+    if resume and not state.exists():
+        raise typer.BadParameter(f"there is no state {state} to resume from")
+    try:
+        run = Run.resume(state, place) if resume else Run(options, place)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot begin: {error}") from error
     held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
     monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
     teacher = Teacher(data / corpora.TEACHER_FILE, place)
