@@ -252,7 +252,9 @@ class ColumnIssuer(wiring.Component):
         m = Module()
         current, following = Signal.like(self.i.payload), Signal.like(self.i.payload)
         current_valid, following_valid, recent_valid = Signal(), Signal(), Signal()
-        recent_bank = Signal(BANK_BITS)
+        # The bank of each as one bit, zero without one: the opener waits for these, and they come from far away.
+        current_bank, following_bank, recent_bank = (
+            Signal.like(self.busy_banks, name=f"{name}_bank") for name in ("current", "following", "recent"))
         turnaround = Signal(range(self._turnaround))
         is_write = current.access == Access.WRITE
         fire = Signal()
@@ -261,26 +263,26 @@ class ColumnIssuer(wiring.Component):
             fire.eq(current_valid & (~is_write | (turnaround == 0))),
             self.i.ready.eq(~following_valid),
             self.idle.eq(~(current_valid | following_valid | recent_valid)),
-            self.busy_banks.eq(current_valid << current.bank | following_valid << following.bank
-                               | recent_valid << recent_bank),
+            self.busy_banks.eq(current_bank | following_bank | recent_bank),
             self.command.code.eq(Mux(fire, Mux(is_write, Command.WRITE, Command.READ), Command.NOP)),
             self.command.bank.eq(current.bank),
             self.command.address.eq(current.column << 1),
             self.access.eq(current.access), self.data.eq(current.data),
         ]
-        m.d.sync += [recent_valid.eq(fire), recent_bank.eq(current.bank)]
+        m.d.sync += [recent_valid.eq(fire), recent_bank.eq(Mux(fire, current_bank, 0))]
         with m.If(fire & ~is_write):
             m.d.sync += turnaround.eq(self._turnaround - 1)
         with m.Elif(turnaround != 0):
             m.d.sync += turnaround.eq(turnaround - 1)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [following.eq(self.i.payload), following_valid.eq(1)]
+            m.d.sync += [following.eq(self.i.payload), following_valid.eq(1),
+                         following_bank.eq(1 << self.i.payload.bank)]
         with m.If(fire):
             m.d.sync += [current.words.eq(current.words - 1), current.column.eq(current.column + 1)]
         with m.If(~current_valid | fire & (current.words == 1)):
-            m.d.sync += [current.eq(following), current_valid.eq(following_valid)]
+            m.d.sync += [current.eq(following), current_valid.eq(following_valid), current_bank.eq(following_bank)]
             with m.If(following_valid):
-                m.d.sync += following_valid.eq(0)
+                m.d.sync += [following_valid.eq(0), following_bank.eq(0)]
         return m
 
 
