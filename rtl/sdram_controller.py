@@ -1,6 +1,6 @@
 """SDR SDRAM controller for long sequential reads: open pages, banks interleaved, refreshes grouped."""
 
-from amaranth.hdl import Cat, EnableInserter, Module, Mux, Signal
+from amaranth.hdl import Cat, EnableInserter, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -155,15 +155,18 @@ class SDRAMController(wiring.Component):
 
     def _drive_pins(self, m: Module, tick: Signal, row: data.View, column: data.View, write_data: Signal) -> None:
         """Column command in the first clock of a slot, row command in the second; write data follow the column."""
-        pins = self.pins
-        command = Signal(COMMAND)
+        pins, command = self.pins, Signal(COMMAND)
         m.d.comb += [command.eq(Mux(tick, row, column)), pins.dqm.eq(0), pins.cke.eq(1)]
-        m.d.sync += [
-            pins.cs_n.eq(command.code == Command.NOP),
-            Cat(pins.we_n, pins.cas_n, pins.ras_n).eq(command.code), pins.ba.eq(command.bank),
-            pins.a.eq(command.address),
-            pins.dq_o.eq(Mux(tick, write_data[16:], write_data[:16])), pins.dq_oe_n.eq(column.code != Command.WRITE),
-        ]
+        we_n, cas_n, ras_n = Value.cast(command.code)
+        values = {"cs_n": command.code == Command.NOP, "we_n": we_n, "cas_n": cas_n, "ras_n": ras_n,
+                  "ba": command.bank, "a": command.address, "dq_o": Mux(tick, write_data[16:], write_data[:16]),
+                  "dq_oe_n": column.code != Command.WRITE}
+        for name, value in values.items():
+            pin = getattr(pins, name)
+            # Without a reset, which would have to reach the pads in one clock: the commands have one.
+            register = Signal(pin.shape(), name=name, init=pin.init, reset_less=True)
+            m.d.sync += register.eq(value)
+            m.d.comb += pin.eq(register)
 
     def _count(self, m: Module, column: data.View, reading: Signal, writing: Signal, access: Signal,
                maintenance: Maintenance) -> None:
