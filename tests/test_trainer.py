@@ -103,13 +103,18 @@ def test_attention_sees_the_window_and_no_more(time: int, window: int) -> None:
     torch.testing.assert_close(window_attention(q, k, v, window), weights / weights.sum(-1, keepdim=True) @ v)
 
 
+def random_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of four windows, and a target for each that has nothing to do with them."""
+    inputs = torch.randint(0, VOCAB, (4, SMALL.context))
+    return inputs, torch.nn.functional.one_hot(torch.randint(0, VOCAB, (4 * SMALL.context,)), VOCAB).float()
+
+
 def test_steps_lower_the_loss_and_a_rate_of_zero_changes_nothing() -> None:
     """Rates are set apart from the update, so that a recorded update can read them."""
     torch.manual_seed(1)
     model = Student(SMALL)
     step = Step(TargetLoss(model), StudentOptimisers(model, Rates(warmup=0.1)))
-    inputs = torch.randint(0, VOCAB, (4, SMALL.context))
-    targets = torch.nn.functional.one_hot(torch.randint(0, VOCAB, (4 * SMALL.context,)), VOCAB).float()
+    inputs, targets = random_batch()
     before = [parameter.clone() for parameter in model.parameters()]
     losses = [step(inputs, targets, 0.0) for _ in range(2)]
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
@@ -124,8 +129,7 @@ def test_adam_lowers_the_loss_of_the_matrices_too() -> None:
     model = Student(SMALL)
     step = Step(TargetLoss(model), StudentOptimisers(model, Rates(
         warmup=0.1, adam=True, matrix_lr=0.01, embed_lr=0.0, head_lr=0.0)))
-    inputs = torch.randint(0, VOCAB, (4, SMALL.context))
-    targets = torch.nn.functional.one_hot(torch.randint(0, VOCAB, (4 * SMALL.context,)), VOCAB).float()
+    inputs, targets = random_batch()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     losses = [step(inputs, targets, 0.1) for _ in range(30)]
     assert losses[-1] < 0.9 * losses[0]
@@ -136,14 +140,14 @@ def test_adam_lowers_the_loss_of_the_matrices_too() -> None:
 @pytest.mark.parametrize("span", [0.0, 0.2])
 def test_the_average_weighs_the_newest_steps(span: float) -> None:
     """Step t of n counts as t to the power of 1 / span - 1, and without a span the newest alone."""
-    model, averaged = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-    average, rng, seen = Average(model, averaged, span), np.random.default_rng(4), []
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, rng, seen = Average(model, span), np.random.default_rng(4), []
     for step in range(1, 301):
         seen.append(rng.normal())
         torch.nn.init.constant_(model.weight, seen[-1])
         average.step(step)
     counts = np.arange(1, 301) ** (1 / span - 1) if span else np.arange(1, 301) == 300
-    assert averaged.weight.item() == pytest.approx(np.average(seen, weights=counts), abs=1e-3)
+    assert average.model.weight.item() == pytest.approx(np.average(seen, weights=counts), abs=1e-3)
 
 
 @pytest.fixture
@@ -221,16 +225,14 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def go_on(run: Run, steps: int) -> Run:
         step = Step(TargetLoss(run.model), run.optimisers)
         for _ in range(steps):
-            step(*run.batch(*corpora), run.options.progress(run.step, 0.0))
-            run.step += 1
-            run.average.step(run.step)
+            run.advance(step, *corpora)
         return run
 
     options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4)
     whole, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
     half.save(tmp_path / "state.pt")
     resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
-    for wanted, found in ((whole.model, resumed.model), (whole.averaged, resumed.averaged)):
+    for wanted, found in ((whole.model, resumed.model), (whole.average.model, resumed.average.model)):
         assert all(map(torch.equal, wanted.parameters(), found.parameters()))
 
 

@@ -4,14 +4,16 @@ Adam for embedding and head, one schedule of their learning rates, and the avera
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.training.student import Student, product_type
 
+Model = TypeVar("Model", bound=nn.Module)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ADAM_BETAS = (0.9, 0.98)
 ADAM_MATRIX_BETAS = (0.95, 0.99)
@@ -81,7 +83,7 @@ class Rates:
         return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
 
 
-class Average:
+class Average(Generic[Model]):
     """Weights averaged over the run: the newest ``span`` of all steps so far count most.
 
     A trit flips back and forth while its float weight stands near a threshold, and the model with it; the average
@@ -91,12 +93,16 @@ class Average:
     Parameters
     ----------
     model : whose parameters are averaged.
-    averaged : another of its shape, which receives the average.
     span : 0 for none, the latest weights.
+
+    Members
+    -------
+    model : a copy that has the average as its parameters.
     """
 
-    def __init__(self, model: nn.Module, averaged: nn.Module, span: float) -> None:
-        self._weights, self._averages = list(model.parameters()), list(averaged.parameters())
+    def __init__(self, model: Model, span: float) -> None:
+        self.model = deepcopy(model)
+        self._weights, self._averages = list(model.parameters()), list(self.model.parameters())
         self._span = span
 
     @torch.no_grad()

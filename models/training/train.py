@@ -13,7 +13,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +41,13 @@ MONITOR_WINDOWS = 48
 SAMPLED_LENGTH = 512
 
 
+def save_whole(value: object, path: Path) -> None:
+    """Write a file that is replaced atomically: nobody finds a part of it."""
+    partial = path.with_suffix(".part")
+    torch.save(value, partial)
+    partial.replace(path)
+
+
 class Run:
     """A training run that can be saved and resumed."""
 
@@ -52,8 +58,7 @@ class Run:
         if options.start:
             start_from(self.model, Path(options.start))
         self.model.to(device)
-        self.averaged = deepcopy(self.model)        # what is published
-        self.average = Average(self.model, self.averaged, options.span)
+        self.average = Average(self.model, options.span)        # what is published
         self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
@@ -65,20 +70,18 @@ class Run:
         return self.step * self.options.windows * self.model.config.context
 
     def save(self, path: Path) -> None:
-        """Write the whole state, replacing ``path`` atomically."""
+        """Write the whole state."""
         state = {
             "options": asdict(self.options),
             "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
+            "averaged": self.average.model.state_dict(),
             "optimisers": self.optimisers.state(),
             "rng": self.rng.bit_generator.state,
             "step": self.step,
             "seconds": self.seconds,
             "curve": self.curve,
         }
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        save_whole(state, path)
 
     @classmethod
     def resume(cls, path: Path, device: torch.device) -> Run:
@@ -86,7 +89,7 @@ class Run:
         state = torch.load(path, weights_only=False, map_location=device)
         run = cls(Options(**state["options"]), device)
         run.model.load_state_dict(state["model"])
-        run.averaged.load_state_dict(state["averaged"])
+        run.average.model.load_state_dict(state["averaged"])
         run.optimisers.load_state(state["optimisers"])
         run.rng.bit_generator.state = state["rng"]
         run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
@@ -100,6 +103,13 @@ class Run:
                  for corpus, windows in ((text, o.windows - from_teacher), (sampled, from_teacher)) if windows]
         inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
         return inputs, targets.flatten(0, 1)
+
+    def advance(self, step: Step, text: Corpus, sampled: Corpus) -> float:
+        """Take one step; returns its loss."""
+        loss = step(*self.batch(text, sampled), self.options.progress(self.step, self.seconds))
+        self.step += 1
+        self.average.step(self.step)
+        return loss
 
 
 class TargetLoss(nn.Module):
@@ -122,9 +132,8 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progres
             return make()
         if path.exists():
             return torch.load(path, mmap=True)
-        made, partial = make(), path.with_suffix(".part")
-        torch.save(made, partial)
-        partial.replace(path)
+        made = make()
+        save_whole(made, path)
         return made
 
     def read() -> tuple[Tensor, Tensor]:
@@ -169,7 +178,7 @@ def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
 
 def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
     """Export the averaged student, judge the exported files, write the record, the plot and the card."""
-    export(run.averaged, out, (data / corpora.TOKENIZER_FILE).read_bytes())
+    export(run.average.model, out, (data / corpora.TOKENIZER_FILE).read_bytes())
     student = student_loss(out, held_out, run.device)
     losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
     written = record(run, data, losses)
@@ -252,15 +261,13 @@ def main(
         task = progress.add_task("training", total=1.0)
         started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
         while run.options.progress(run.step, run.seconds) < 1.0:
-            losses.append(step(*run.batch(text, sampled), run.options.progress(run.step, run.seconds)))
-            run.step += 1
-            run.average.step(run.step)
+            losses.append(run.advance(step, text, sampled))
             run.seconds = time.monotonic() - started
             share = run.options.progress(run.step, run.seconds)
             progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
             if run.step == 1 or run.step % report_every == 0 or share == 1.0:
                 seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
-                seen["held_out"] = round(mean_loss(run.averaged, monitor, run.model.config.context, place), 4)
+                seen["held_out"] = round(mean_loss(run.average.model, monitor, run.model.config.context, place), 4)
                 run.curve.append(seen)
                 losses = []
                 console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
