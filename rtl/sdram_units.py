@@ -258,6 +258,7 @@ class ColumnIssuer(wiring.Component):
         turnaround = Signal(range(self._turnaround))
         is_write = current.access == Access.WRITE
         fire = Signal()
+        is_last = Signal()      # of the words of the current request; a register, as it loads the next from far away
 
         m.d.comb += [
             fire.eq(current_valid & (~is_write | (turnaround == 0))),
@@ -278,9 +279,11 @@ class ColumnIssuer(wiring.Component):
             m.d.sync += [following.eq(self.i.payload), following_valid.eq(1),
                          following_bank.eq(1 << self.i.payload.bank)]
         with m.If(fire):
-            m.d.sync += [current.words.eq(current.words - 1), current.column.eq(current.column + 1)]
-        with m.If(~current_valid | fire & (current.words == 1)):
-            m.d.sync += [current.eq(following), current_valid.eq(following_valid), current_bank.eq(following_bank)]
+            m.d.sync += [current.words.eq(current.words - 1), current.column.eq(current.column + 1),
+                         is_last.eq(current.words == 2)]
+        with m.If(~current_valid | fire & is_last):
+            m.d.sync += [current.eq(following), current_valid.eq(following_valid), current_bank.eq(following_bank),
+                         is_last.eq(following.words == 1)]
             with m.If(following_valid):
                 m.d.sync += [following_valid.eq(0), following_bank.eq(0)]
         return m
