@@ -7,6 +7,7 @@ from host.checkpoint import Shape
 from host.gguf_file import ARCHITECTURE_KEY, GgufArray
 
 MAX_DIMENSION = 1 << 20
+MAX_GROUPS = 1 << 10
 MAX_FRACTION = 14
 OWN_ARCHITECTURE = "TritloomForCausalLM"
 # Whose floats, unless they are ternary already, stand for themselves and may be quantised after training.
@@ -41,12 +42,12 @@ HGRN_ACTIVATIONS = ("swish", "silu")     # two names of one function
 HGRN_SWITCHES = ("use_cache", "use_lower_bound")
 HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be left out
 MAX_RATIO = 64
-PARALLEL_KEYS = {"attention_only_layers": "attention_only_layers", "feed_groups": "feed_forward_groups"}
+OWN_KEYS = ("attention_windows", "feed_forward_groups")
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
-NAMES = ("activation", "mixer", "is_parallel", "is_sparse", "windows")
+NAMES = ("activation", "mixer", "is_parallel", "is_sparse", "feed_groups", "windows")
 SPARSITY = "3:4"        # of four neighbours in a row three are not zero
-OPTIONAL = (*NAMES, *PARALLEL_KEYS, "embed_planes", "head_planes", "residual_fraction", *REALS)
+OPTIONAL = (*NAMES, "embed_planes", "head_planes", "residual_fraction", *REALS)
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,13 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if type(parallel) is not bool or (parallel and (not own or activation != "relu2")):
         objections.append(f"use_parallel_residual is {_show(parallel)} (supported: False"
                           f"{', and True with hidden_act relu2' if own else ''})")
-    for field, key in PARALLEL_KEYS.items():
-        if values["is_parallel"]:
-            values[field] = config.get(key) or None     # none of the layers
-        elif config.get(key) not in (None, 0, 1):
-            objections.append(f"{key} is {_show(config[key])} (supported: none without use_parallel_residual)")
     if own:
-        values["windows"] = _windows(config)
+        values["windows"] = _per_layer(config, "attention_windows", MAX_DIMENSION)
+        values["feed_groups"] = _per_layer(config, "feed_forward_groups", MAX_GROUPS)
+        if not values["is_parallel"] and (values["feed_groups"] or 0 in values["windows"]):
+            objections.append("feed_forward_groups, and attention_windows of 0, need use_parallel_residual")
+        if (0, 0) in zip(values["windows"], values["feed_groups"], strict=False):
+            raise ValueError("attention_windows and feed_forward_groups are both 0 for a layer, which then has nothing")
     sparsity = config.get("weight_sparsity")
     values["is_sparse"] = own and sparsity == SPARSITY
     if own and sparsity not in (None, SPARSITY):
@@ -128,8 +129,8 @@ def from_config(config: Mapping[str, object]) -> Architecture:
         objections.append(f"rope_interleaved is {_show(interleaved)} (supported: True, False)")
     tied = bool(config.get("tie_word_embeddings", False))
     objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
-                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window", "num_local_experts")
-                   if config.get(key)]
+                   ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window", "num_local_experts",
+                    *(() if own else OWN_KEYS)) if config.get(key)]
     if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
         objections.append(f"rope_parameters.rope_type is {_show(rope['rope_type'])} (supported: 'default')")
     if config.get("partial_rotary_factor", 1) != 1:
@@ -137,20 +138,20 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     if quantisation.get("use_rms_norm"):
         objections.append("quantization_config.use_rms_norm is true (supported: false)")
     return Architecture(
-        name, _shape(values, HUGGING_FACE_KEYS | PARALLEL_KEYS), tied,
-        linear_class if isinstance(linear_class, str) else None, is_master, interleaved is not True, tuple(objections))
+        name, _shape(values, HUGGING_FACE_KEYS), tied, linear_class if isinstance(linear_class, str) else None,
+        is_master, interleaved is not True, tuple(objections))
 
 
-def _windows(config: Mapping[str, object]) -> tuple[int, ...]:
-    """Per layer, how many positions attention sees; empty if all layers see all."""
-    windows, layers = config.get("attention_windows"), config.get("num_hidden_layers")
-    if windows is None:
+def _per_layer(config: Mapping[str, object], key: str, most: int) -> tuple[int, ...]:
+    """A number for each layer, up to ``most``; empty if the configuration says nothing."""
+    numbers, layers = config.get(key), config.get("num_hidden_layers")
+    if numbers is None:
         return ()
-    if not isinstance(windows, list) or len(windows) != layers or any(
-            type(window) is not int or not 1 <= window <= MAX_DIMENSION for window in windows):
-        raise ValueError(f"attention_windows must list a number of positions for each of {_show(layers)} layers, got "
-                         f"{_show(windows)}")
-    return tuple(windows)
+    if not isinstance(numbers, list) or len(numbers) != layers or any(
+            type(number) is not int or not 0 <= number <= most for number in numbers) or not any(numbers):
+        raise ValueError(f"{key} must list a number from 0 to {most} for each of {_show(layers)} layers, not all 0, "
+                         f"got {_show(numbers)}")
+    return tuple(numbers)
 
 
 def _from_hgrn_config(config: Mapping[str, object]) -> Architecture:
@@ -236,12 +237,10 @@ def _shape(values: dict[str, object], keys: Mapping[str, str]) -> Shape:
         elif type(value) is not int or not 1 <= value <= MAX_DIMENSION:
             raise ValueError(f"{keys[field]} must be an integer from 1 to {MAX_DIMENSION}, got {_show(value)}")
     values.setdefault("kv_heads", values["heads"])
-    if values.get("attention_only_layers", 0) >= values["layers"]:
-        raise ValueError(f"{keys['attention_only_layers']} {values['attention_only_layers']} leaves none of "
-                         f"{values['layers']} layers a feed-forward")
-    if values["feed_forward"] % values.get("feed_groups", 1):
-        raise ValueError(f"{keys['feed_forward']} {values['feed_forward']} is not a multiple of "
-                         f"{keys['feed_groups']} {values['feed_groups']}")
+    groups = max(values.get("feed_groups", ()), default=1)
+    if values["feed_forward"] % groups:
+        raise ValueError(f"{keys['feed_forward']} {values['feed_forward']} is not a multiple of {groups}, the largest "
+                         "of feed_forward_groups")
     if values["heads"] % values["kv_heads"]:
         raise ValueError(f"{keys['heads']} {values['heads']} is not a multiple of {keys['kv_heads']} "
                          f"{values['kv_heads']}")

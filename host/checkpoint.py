@@ -19,9 +19,11 @@ class Shape:
     ``sub_norms`` are the projections that read a normed vector besides those that read the residual stream: ``o``,
     ``down``.
     ``is_parallel`` : attention and feed-forward read the same normed vector, and both add to the residual stream.
-    ``attention_only_layers`` : so many first layers have no feed-forward.
-    ``feed_groups`` : equal parts of the feed-forward's hidden vector that are quantised each with a scale of its own.
-    ``windows`` : per layer, how many positions attention sees, the present one among them; empty: all.
+    ``feed_forward`` is the width of the feed-forward in layers with most groups.
+    ``feed_groups`` : per layer, parts of the feed-forward's hidden vector, of one width in all layers, that are
+    quantised each with a scale of its own; 0: none, attention only; empty: one in each layer.
+    ``windows`` : per layer, how many positions attention sees, the present one among them; 0: none, feed-forward only;
+    empty: all.
     ``is_sparse`` : exactly one in each four weights of a row is zero, in every trit plane but those of the embedding.
     """
 
@@ -43,17 +45,25 @@ class Shape:
     mixer: str = "attention"
     is_parallel: bool = False
     is_sparse: bool = False
-    attention_only_layers: int = 0
-    feed_groups: int = 1
+    feed_groups: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
 
-    def has_feed_forward(self, layer: int) -> bool:
-        """Whether a layer has one behind, or beside, what mixes tokens."""
-        return layer >= self.attention_only_layers
+    @property
+    def most_groups(self) -> int:
+        """Of the feed-forward, in any layer."""
+        return max(self.feed_groups, default=1)
+
+    def groups(self, layer: int) -> int:
+        """Groups of the feed-forward of a layer; 0 if it has none."""
+        return self.feed_groups[layer] if self.feed_groups else 1
 
     def window(self, layer: int) -> int:
-        """Positions that attention of a layer sees."""
+        """Positions that attention of a layer sees; 0 if it has none."""
         return self.windows[layer] if self.windows else self.context
+
+    def caches(self, layer: int) -> int:
+        """Layers before this one that keep keys and values."""
+        return sum(self.window(before) > 0 for before in range(layer))
 
 
 @dataclass(frozen=True)
@@ -110,14 +120,14 @@ class Checkpoint:
 def layer_shapes(shape: Shape, layer: int) -> dict[str, tuple[int, int]]:
     """Rows and columns of each projection of a layer."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    feed = shape.feed_forward // shape.most_groups * shape.groups(layer)
     if shape.mixer == "hgrn":
         mixer = {part: (shape.hidden, shape.hidden) for part in "ifgo"}
     else:
         mixer = {"q": (queries, shape.hidden), "k": (keys, shape.hidden), "v": (keys, shape.hidden),
                  "o": (shape.hidden, queries)}
-    return mixer if not shape.has_feed_forward(layer) else mixer | {
-        "gate": (shape.feed_forward, shape.hidden), "up": (shape.feed_forward, shape.hidden),
-        "down": (shape.hidden, shape.feed_forward)}
+    feed_forward = {"gate": (feed, shape.hidden), "up": (feed, shape.hidden), "down": (shape.hidden, feed)}
+    return (mixer if shape.window(layer) else {}) | (feed_forward if feed else {})
 
 
 def synthetic_checkpoint(shape: Shape, *, seed: int = 0, name: str = "synthetic", tokenizer: bytes = b"",

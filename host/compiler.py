@@ -65,7 +65,7 @@ def _token_program(shape: Shape, config: Config) -> type[TokenProgram]:
         return HgrnProgram
     if not shape.is_parallel:
         return TokenProgram
-    return GroupedProgram if shape.feed_groups > 1 and config.slots == 1 else ParallelProgram
+    return GroupedProgram if shape.most_groups > 1 and config.slots == 1 else ParallelProgram
 
 
 def _embedding(checkpoint: Checkpoint, config: Config, gains: GainTable) -> np.ndarray:

@@ -142,18 +142,22 @@ def _misfits(shape: Shape, board: Board, config: Config) -> Iterator[bool]:
     yield from (limit.missing_bytes > 0 for limit in memory_limits(shape, board, config))
 
 
-def matrix_tiles(shape: Shape, config: Config, part: str) -> int:
-    """Tiles of a projection or of the head, padded as the compiler pads it; ``gate_up`` is cut in two."""
+def matrix_tiles(shape: Shape, config: Config, name: str) -> int:
+    """Tiles of a layer's projection ``{i}.q``, or of the head, padded as the compiler pads it.
+
+    ``gate_up`` is cut in two.
+    """
+    layer, _, part = name.rpartition(".")
     if part == "gate_up":
-        return matrix_tiles(shape, config, "gate") + matrix_tiles(shape, config, "up")
+        return 2 * matrix_tiles(shape, config, f"{layer}.gate")
     if part == "head":
         whole = config.lanes if config.slots > 1 else 1
         rows, columns, planes = ceil(shape.vocab / whole) * whole, shape.hidden, shape.head_planes
     else:
-        (rows, columns), planes = layer_shapes(shape, shape.layers - 1)[part], 1
+        (rows, columns), planes = layer_shapes(shape, int(layer))[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
         rows = ceil(rows / beat) * beat
-    groups = shape.feed_groups if part == "down" and config.slots == 1 else 1
+    groups = shape.groups(int(layer)) if part == "down" and config.slots == 1 else 1
     if shape.mixer == "attention" and shape.head_dim == config.head_dim:
         # Query heads are laid out by words of the KV cache, so what KV heads leave unfilled is unfilled here, too.
         queries = ceil(shape.kv_heads / config.word_heads) * (shape.heads // shape.kv_heads) * config.word_lanes
@@ -170,7 +174,7 @@ def tiles_to_bytes(config: Config, tiles: int) -> int:
 
 def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]:
     """Every memory of the accelerator, that of the weights first, as a model of this shape would fill it."""
-    tiles = sum(matrix_tiles(shape, config, part)
+    tiles = sum(matrix_tiles(shape, config, f"{layer}.{part}")
                 for layer in range(shape.layers) for part in layer_shapes(shape, layer))
     tiles += matrix_tiles(shape, config, "head")
     weights = tiles_to_bytes(config, tiles)
@@ -186,7 +190,8 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     kv_bytes = 2 * config.context           # keys and values, one byte per element
     is_hgrn = shape.mixer == "hgrn"
     kv_elements = 0 if is_hgrn else ceil(shape.kv_heads * shape.head_dim / config.word_lanes) * config.word_lanes
-    yield Limit("KV cache", shape.layers * kv_elements * kv_bytes, config.kv_slots * config.word_lanes * kv_bytes)
+    yield Limit("KV cache", shape.caches(shape.layers) * kv_elements * kv_bytes,
+                config.kv_slots * config.word_lanes * kv_bytes)
     queries = kv_elements // lanes * (shape.heads // shape.kv_heads)
     mixer = 3 * hidden if is_hgrn else queries + 2 * kv_elements // lanes
     # Of x, and with a recurrence of the states and of what several norms read.
@@ -194,10 +199,10 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
     scratch, beside = max(2 * feed, mixer) + hidden, 0
     if shape.is_parallel:
         step, beside = written_beats(config, hidden), queries + kv_elements // lanes
-        later = feed if shape.feed_groups > 1 else 0
+        later = feed if shape.most_groups > 1 else 0
         scratch = max(2 * feed, feed + later + 3 * step, mixer + feed)
-    if shape.feed_groups > 1 and config.slots == 1:
-        group, word = ceil(feed / shape.feed_groups), config.query_groups * config.word_beats
+    if shape.most_groups > 1 and config.slots == 1:
+        group, word = ceil(feed / shape.most_groups), config.query_groups * config.word_beats
         beside = max(beside, queries - word + group)
         scratch = max(2 * written_beats(config, 2 * group), step) + max(2 * step, mixer)
     kept += beside
@@ -225,7 +230,7 @@ def _placed(model: ModelFiles, config: Config) -> Iterator[Placed]:
         elif key == "head":
             yield Placed(*common, HEAD, head_bytes, head_bytes)
         else:
-            size = tiles_to_bytes(config, matrix_tiles(shape, config, key.rpartition(".")[2]))
+            size = tiles_to_bytes(config, matrix_tiles(shape, config, key))
             yield Placed(*common, STREAM, size, size)
     if model.architecture.tied:
         entry = model.matrices["embed"]

@@ -12,7 +12,7 @@ from host.drafts import DRAFTS_FILE, read_drafts
 from host.errors import TritloomError
 from host.integrity import Inspector, Integrity, check_sparse
 from host.layout import Layout
-from host.model_files import ModelFiles, open_model
+from host.model_files import ModelFiles, open_model, stored_shapes
 from host.planes import MOST_PLANES, SMALLEST, PlaneBudget, require_sound
 from host.tensor_entry import open_regular
 from host.tiler import to_planes
@@ -88,9 +88,8 @@ class _Reader:
         tensors = self._embedding() | self._head()
         for layer in range(self.model.architecture.shape.layers):
             for norm, parts in READERS[self.model.architecture.shape.mixer].items():
-                if norm in ("gate", "down") and not self.model.architecture.shape.has_feed_forward(layer):
-                    continue
-                tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
+                if parts[0] in stored_shapes(self.model.architecture, layer):
+                    tensors |= self._projections(f"{layer}.{norm}", [f"{layer}.{part}" for part in parts])
         tensors |= self._quantised(self._floats if tensors else balance(self._floats, self.model.architecture.shape))
         shape = replace(self.model.architecture.shape, embed_planes=tensors["embed"].planes,
                         head_planes=tensors["head"].planes)

@@ -34,7 +34,7 @@ class Layout:
         self._shape, self._config = shape, config
         self.hidden_beats = ceil(shape.hidden / config.lanes)
         self.feed_beats = ceil(shape.feed_forward / config.lanes)
-        self.group_beats = ceil(self.feed_beats / shape.feed_groups)
+        self.group_beats = ceil(self.feed_beats / shape.most_groups)
         self.kv_words = 0 if shape.mixer == "hgrn" else ceil(shape.kv_heads / config.word_heads)
         self.kv_beats = self.kv_words * config.word_beats
         self.q_beats = self.kv_beats * config.query_groups
@@ -43,7 +43,7 @@ class Layout:
         self.beside = 0
         if not shape.is_parallel:
             end = self._place_in_turn(gain_beats, gain_digits)
-        elif shape.feed_groups > 1 and config.slots == 1:
+        elif shape.most_groups > 1 and config.slots == 1:
             end = self._place_groups()
         else:
             end = self._place_side_by_side()
@@ -85,7 +85,7 @@ class Layout:
         self.up = self.gate + self.feed_beats
         mixer = self.q_beats + 2 * self.kv_beats
         self.raw = self.up + max(0, self.feed_beats - mixer)
-        self.delta = self.up + (self.feed_beats if self._shape.feed_groups > 1 else 0)
+        self.delta = self.up + (self.feed_beats if self._shape.most_groups > 1 else 0)
         step = written_beats(self._config, self.hidden_beats)
         self.deltas = self.delta + step, self.delta + 2 * step
         return max(self.up + self.feed_beats, self.deltas[1] + step, self.raw + mixer)
@@ -116,14 +116,14 @@ class Layout:
         shape, config = self._shape, self._config
         hidden = self._read(self.group_beats, first=self.hidden_activations + self.feed_beats - self.group_beats)
         active = max(hidden, *(self._read(beats) for beats in (self.hidden_beats, self.q_beats)))
-        blocks = max(self.hidden_beats, self.group_beats if shape.feed_groups > 1 else 0) / config.block_beats
+        blocks = max(self.hidden_beats, self.group_beats if shape.most_groups > 1 else 0) / config.block_beats
         limits = (
             ("vector memory beats", max(end, self.logits + ceil(shape.vocab / config.lanes)), config.engine_beats),
             ("beats of the residual stream and what lies beside it", self.hidden_beats + self.beside,
              config.bank_beats or config.vector_depth),
             ("activation beats", active, config.activation_depth),
             ("column blocks of the hidden size or of a group", ceil(blocks), config.table_blocks),
-            ("KV cache slots", shape.layers * self.kv_words, config.kv_slots),
+            ("KV cache slots", shape.caches(shape.layers) * self.kv_words, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
             ("embedding beats", self.hidden_beats, config.embed_beats),
             ("matrix planes", shape.head_planes, config.weight_planes),
@@ -148,7 +148,7 @@ def _check_units(shape: Shape, config: Config) -> None:
                                 f"which groups {config.query_groups} queries per KV head")
     if shape.activation == "silu" and not config.has_silu:
         raise TritloomError(f"the model gates by silu, {config.name} by relu2 only; use a configuration with has_silu")
-    if shape.feed_groups > 1:
+    if shape.most_groups > 1:
         _check_groups(shape, config)
     if config.has_sparse_codes:
         if not shape.is_sparse:
@@ -159,11 +159,11 @@ def _check_units(shape: Shape, config: Config) -> None:
 
 def _check_groups(shape: Shape, config: Config) -> None:
     """Groups of the hidden vector have whole beats, and a register each."""
-    if shape.feed_forward % (shape.feed_groups * config.lanes):
-        raise TritloomError(f"the model's feed-forward of {shape.feed_forward} in {shape.feed_groups} groups does "
+    if shape.feed_forward % (shape.most_groups * config.lanes):
+        raise TritloomError(f"the model's feed-forward of {shape.feed_forward} in {shape.most_groups} groups does "
                             f"not fit {config.name}, which takes groups of whole beats of {config.lanes}")
-    if config.heads_parallel + shape.feed_groups > GROUP_SCALARS:
-        raise TritloomError(f"the model's feed-forward is in {shape.feed_groups} groups, {config.name} has registers "
+    if config.heads_parallel + shape.most_groups > GROUP_SCALARS:
+        raise TritloomError(f"the model's feed-forward is in {shape.most_groups} groups, {config.name} has registers "
                             f"for {GROUP_SCALARS - config.heads_parallel}")
 
 

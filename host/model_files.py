@@ -220,7 +220,7 @@ def _expected(architecture: Architecture) -> dict[str, tuple[int, int]]:
     if not architecture.tied:
         expected["head"] = (shape.vocab, shape.hidden)
     for layer in range(shape.layers):
-        expected |= {f"{layer}.{key}": size for key, size in _stored_shapes(architecture, layer).items()}
+        expected |= {f"{layer}.{key}": size for key, size in stored_shapes(architecture, layer).items()}
     return expected
 
 
@@ -228,7 +228,7 @@ def _is_hgrn(architecture: Architecture) -> bool:
     return architecture.shape.mixer == "hgrn"
 
 
-def _stored_shapes(architecture: Architecture, layer: int) -> dict[str, tuple[int, int]]:
+def stored_shapes(architecture: Architecture, layer: int) -> dict[str, tuple[int, int]]:
     """Rows and columns of the matrices of a layer, as files have them."""
     shapes = layer_shapes(architecture.shape, layer)
     if not _is_hgrn(architecture):
@@ -239,7 +239,7 @@ def _stored_shapes(architecture: Architecture, layer: int) -> dict[str, tuple[in
 
 def _projections(architecture: Architecture) -> list[str]:
     names = [f"{layer}.{part}" for layer in range(architecture.shape.layers)
-             for part in _stored_shapes(architecture, layer)]
+             for part in stored_shapes(architecture, layer)]
     return ["head", *names] if _is_hgrn(architecture) else names
 
 

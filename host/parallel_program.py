@@ -29,6 +29,7 @@ S = ParallelScalars
 
 class ParallelProgram(TokenProgram):
     """The operations of one token of a model with ``x += o(attend(qkv(n))) + down(gate(n), up(n))``, ``n = norm(x)``.
+    A layer may have one of the two only.
 
     The engine works on gate and up projection while the vector unit prepares queries, keys and values, and on the down
     projection while attention runs. So what the engine puts out and what the vector unit puts out lie in different
@@ -59,13 +60,16 @@ class ParallelProgram(TokenProgram):
 
     def _mixer(self, layer: int) -> None:
         """Up to the start of attention; the engine then works on the gate."""
+        if not self.shape.window(layer):
+            self._gate_alone(layer)
+            return
         emit, at, config = self.emit, self.layout, self.config
         raw_k, raw_q, raw_v = at.raw, at.raw + at.kv_beats, at.raw + at.kv_beats + at.q_beats
         one = 2.0**QKV_FRACTION
         self._quantise(at.x, at.hidden_beats, S.PEAK)
         self._matvec(f"{layer}.k", raw_k, S.K_PEAK)
         self._norm_scale(f"{layer}.qkv", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
-        if self.shape.has_feed_forward(layer):
+        if self.shape.groups(layer):
             self._begin_delta(layer)
         self._matvec(f"{layer}.q", raw_q, S.Q_PEAK, fill=False)
         if config.slots > 1:
@@ -77,7 +81,7 @@ class ParallelProgram(TokenProgram):
         self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
         emit.rotate(raw_q, at.q_beats, NO_SCALAR, dst=at.q)
         self._factor(f"{layer}.q", S.Q, S.Q_PEAK, one * LOG2_E / self.shape.head_dim**0.5, growth=ROTATION_GROWTH)
-        if self.shape.has_feed_forward(layer):
+        if self.shape.groups(layer):
             self._gate(layer)
         emit.block(S.Q_PEAK, S.Q_PEAK)
         self._to_cache(layer, at.k, S.K, S.K_PEAK, value=False)
@@ -99,7 +103,7 @@ class ParallelProgram(TokenProgram):
         """
         emit, at, config, one = self.emit, self.layout, self.config, 2.0**QKV_FRACTION
         self._matvec(f"{layer}.v", raw_v, S.V_PEAK, fill=False)
-        if self.shape.has_feed_forward(layer):
+        if self.shape.groups(layer):
             self._gate(layer)
         emit.rotary()
         self._factor(f"{layer}.k", S.K, S.K_PEAK, one, growth=ROTATION_GROWTH)
@@ -121,8 +125,8 @@ class ParallelProgram(TokenProgram):
     def _to_cache(self, layer: int, source: int, factor: int, block: int, *, value: bool) -> None:
         words, beats = self.layout.kv_words, self.config.word_beats
         for word in range(words):
-            self.emit.to_cache(source + word * beats, beats, layer * words + word, factor, block, NO_SCALAR,
-                               value=value, wait=NO_WAIT)
+            slot = self.shape.caches(layer) * words + word
+            self.emit.to_cache(source + word * beats, beats, slot, factor, block, NO_SCALAR, value=value, wait=NO_WAIT)
 
     def _to_query(self, word: int) -> None:
         beats = self.config.query_groups * self.config.word_beats
@@ -161,20 +165,29 @@ class ParallelProgram(TokenProgram):
         _, up, down = self._gate_scales(layer)
         self.emit.scalar(S.DELTA, S.DELTA, S.ACT, constant=up * down * self.one / 127)
 
-    def _gate(self, layer: int) -> None:
+    def _gate_alone(self, layer: int) -> None:
+        """The start of a layer without attention."""
+        at = self.layout
+        self._quantise(at.x, at.hidden_beats, S.PEAK)
+        self._gate(layer, fill=True)
+        self._norm_scale(f"{layer}.gate", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
+        self._begin_delta(layer)
+
+    def _gate(self, layer: int, *, fill: bool = False) -> None:
         """What the engine begins with while queries, keys and values are made."""
-        self._matvec(f"{layer}.gate", self.layout.gate, S.GATE_PEAK, fill=False)
+        self._matvec(f"{layer}.gate", self.layout.gate, S.GATE_PEAK, fill=fill)
 
     def _feed_forward(self, layer: int) -> None:
         """While attention runs; then what attention leaves."""
-        if not self.shape.has_feed_forward(layer):
+        has_attention = self.shape.window(layer) > 0
+        if not self.shape.groups(layer):
             if self.config.slots == 1:
                 self._reciprocals(range(self.config.heads_parallel - 1))
             self._attention_output(layer, [])
             return
         emit, at = self.emit, self.layout
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
-        if self.shape.feed_groups > 1:
+        if self.shape.most_groups > 1:
             self._attention_output(layer, self._down_groups(layer))
             return
         emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
@@ -186,7 +199,7 @@ class ParallelProgram(TokenProgram):
             place = at.hidden_activations + first
             emit.to_activation(at.gate + first, min(beats, at.feed_beats - first), S.HIDDEN_QUANTISE, NO_SCALAR,
                                wait=NO_WAIT, dst=place)
-            if part == parts - 1 and self.config.slots == 1:
+            if part == parts - 1 and self.config.slots == 1 and has_attention:
                 self._reciprocals(range(self.config.heads_parallel - 1))
             self._matvec(f"{layer}.down/{part}", self._delta(part), S.SCRATCH, source=place)
             if part == 0:
@@ -200,7 +213,7 @@ class ParallelProgram(TokenProgram):
         """The down projection of one group after the other; what is left to add of it."""
         emit, at = self.emit, self.layout
         self._end_delta(layer)
-        for group in range(self.shape.feed_groups):
+        for group in range(self.shape.groups(layer)):
             gate, up = (first + group * at.group_beats for first in (at.gate, at.up))
             emit.gate(gate, up, at.group_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
             self._quantise_group(group, gate)
@@ -247,11 +260,20 @@ class ParallelProgram(TokenProgram):
         ----------
         deltas : place and scale of each vector that it adds.
         """
+        if not self.shape.window(layer):
+            self._add_last(deltas)
+            return
         if self.config.slots == 1:
             self._reciprocals([self.config.heads_parallel - 1])
             self._collect(self.layout.kv_words - 1)
         self._quantise_output()
         self._project_output(layer, deltas)
+
+    def _add_last(self, deltas: list[tuple[int, int]]) -> None:
+        """The end of a layer without attention."""
+        for delta, scale in deltas[:-1]:
+            self._add(delta, scale)
+        self._add(*deltas[-1], peak=S.PEAK)
 
     def _quantise_output(self) -> None:
         emit, at = self.emit, self.layout

@@ -60,7 +60,7 @@ class Tiler:
             if checkpoint.shape.mixer == "hgrn":
                 for name in (f"{layer}.i", f"{layer}.f", f"{layer}.g"):
                     self._cut(name, self._whole_beats(tensors[name]), planes[name])
-            else:
+            elif checkpoint.shape.window(layer):
                 query = self._by_query(tensors[f"{layer}.q"])
                 keys, values = (self._by_key(tensors[f"{layer}.{name}"]) for name in "kv")
                 if checkpoint.shape.is_parallel:
@@ -71,9 +71,9 @@ class Tiler:
                     self._cut(f"{layer}.qkv", np.concatenate([query, keys, values]), together)
             if not checkpoint.shape.is_parallel:
                 self._cut_output(layer, tensors, planes)
-            if checkpoint.shape.has_feed_forward(layer):
+            if checkpoint.shape.groups(layer):
                 self._cut_feed_forward(layer, tensors, planes)
-            if checkpoint.shape.is_parallel:
+            if checkpoint.shape.is_parallel and checkpoint.shape.window(layer):
                 self._cut_output(layer, tensors, planes)
         # An engine with slots writes whole beats only.
         self._cut("head", self._whole_beats(tensors["head"]) if config.slots > 1 else tensors["head"], planes["head"])
@@ -96,8 +96,8 @@ class Tiler:
 
     def _cut_feed_forward(self, layer: int, tensors: dict[str, np.ndarray], planes: dict[str, int]) -> None:
         gate, up, down = (f"{layer}.{part}" for part in ("gate", "up", "down"))
-        groups = self._shape.feed_groups
-        if groups == 1 or self._config.slots > 1:
+        groups = self._shape.groups(layer)
+        if self._shape.most_groups == 1 or self._config.slots > 1:
             for name in (gate, up):
                 self._cut(name, self._whole_beats(tensors[name]), planes[name])
         else:

@@ -188,7 +188,7 @@ class TokenProgram:
 
     def _attend(self, layer: int, word: int, *, wait: Unit) -> None:
         window = min(self.shape.window(layer), self.config.context)
-        self.emit.attend(layer * self.layout.kv_words + word, S.HEADS, window, wait=wait)
+        self.emit.attend(self.shape.caches(layer) * self.layout.kv_words + word, S.HEADS, window, wait=wait)
 
     def _project(self, name: str, scale: Callable[[], None] = lambda: None) -> None:
         """x += matrix @ activations * S.DELTA, one table load of column blocks at a time.

@@ -37,10 +37,11 @@ class Reference:
                 a = self._norm(self._norm(x, f"{layer}.feed"), f"{layer}.gate")
             else:
                 a = self._norm(x, f"{layer}.qkv")
-                x = x + self._attention(layer, a)
+                if s.window(layer):
+                    x = x + self._attention(layer, a)
                 if not s.is_parallel:
                     a = self._norm(x, f"{layer}.gate")
-            if not s.has_feed_forward(layer):
+            if not s.groups(layer):
                 continue
             h = self._activation(self._linear(f"{layer}.gate", a)) * self._linear(f"{layer}.up", a)
             x = x + self._linear(f"{layer}.down", self._sub_norm(h, f"{layer}.down"))
@@ -75,7 +76,8 @@ class Reference:
         weights = tensor.integers.T.astype(np.float64)
         if name in self._float_inputs:
             return x @ weights * tensor.scale
-        groups = self._shape.feed_groups if name.rpartition(".")[2] == "down" else 1
+        layer, _, part = name.rpartition(".")
+        groups = self._shape.groups(int(layer)) if part == "down" else 1
         grouped = x.reshape(len(x), groups, -1)
         peak = np.maximum(np.abs(grouped).max(axis=-1, keepdims=True), 1e-5)
         quantised = np.clip(np.rint(grouped * (127 / peak)), -127, 127)

@@ -130,7 +130,7 @@ def write_checkpoint(folder: Path, change: dict[str, object]) -> Path:
     ({"hidden_act": "gelu"}, "hidden_act"),
     ({"hidden_size": "big"}, "hidden_size must be an integer"),
     ({"hidden_size": 164}, "has shape"),
-    ({"num_hidden_layers": 5, "attention_windows": None}, "is missing"),
+    ({"num_hidden_layers": 5, "attention_windows": None, "feed_forward_groups": None}, "is missing"),
     ({"rope_theta": -1}, "rope_theta"),
     ({"embed_planes": 1}, "limit of 1 trit planes"),
 ])

@@ -244,7 +244,7 @@ def test_memories_are_those_of_the_layout() -> None:
             hidden=int(rng.choice([16, 40, 60, 80, 160])), feed_forward=int(rng.choice([48, 96, 120, 240, 480, 640])),
             layers=2, heads=kv_heads * config.query_groups, kv_heads=kv_heads, head_dim=config.head_dim,
             vocab=int(rng.choice([27, 100, 512])), context=64, is_parallel=is_parallel,
-            feed_groups=int(rng.choice([1, 2, 3, 4])) if is_parallel else 1)
+            feed_groups=(0, int(rng.choice([1, 2, 3, 4]))) if is_parallel else ())
         missing = any(limit.missing_bytes for limit in memory_limits(shape, BOARDS["ulx3s"], config)
                       if "vector memory" in limit.what)
         try:

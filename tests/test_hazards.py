@@ -49,12 +49,13 @@ def test_parallel_programs_have_no_hazards(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "changes"), [
-    ("tiny", {"feed_groups": 3, "windows": (16, 64)}), ("banked", {"feed_groups": 3, "windows": (16, 64)}),
-    ("resident", {"feed_forward": 640, "feed_groups": 4, "windows": (32, 64, 256, 64)})],
-    ids=["tiny", "banked", "resident"])
+    ("tiny", {"feed_groups": (0, 3), "windows": (16, 64)}), ("banked", {"feed_groups": (0, 3), "windows": (16, 64)}),
+    ("banked", {"layers": 5, "feed_groups": (0, 2, 1, 3, 1), "windows": (16, 0, 16, 0, 0)}),
+    ("resident", {"feed_forward": 640, "feed_groups": (0, 4, 4, 4), "windows": (32, 64, 256, 64)})],
+    ids=["tiny", "banked", "alone", "resident"])
 def test_programs_of_groups_have_no_hazards(name: str, changes: dict[str, Any]) -> None:
     """The same for a feed-forward in groups, beside attention that is over soon in one layer and late in another."""
-    shape = replace(SHAPES["tiny" if name == "banked" else name], is_parallel=True, attention_only_layers=1, **changes)
+    shape = replace(SHAPES["tiny" if name == "banked" else name], is_parallel=True, **changes)
     check(PARALLEL[name], compile_checkpoint(synthetic_checkpoint(shape), PARALLEL[name]).program)
 
 

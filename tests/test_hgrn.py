@@ -102,7 +102,7 @@ def test_shapes_that_fill_no_beat(tmp_path: Path) -> None:
     for config in (HGRN, replace(LLAMA, has_recurrence=True)):
         golden = golden_logits(Golden(compile_checkpoint(checkpoint, config)), (TOKENS[:40] % 300).tolist())
         assert divergence(Reference(checkpoint).logits(TOKENS[:40] % 300), golden) < 0.005
-        tiles = sum(matrix_tiles(shape, config, part) for part in ("i", "f", "g", "o", "gate_up", "down"))
+        tiles = sum(matrix_tiles(shape, config, f"0.{part}") for part in ("i", "f", "g", "o", "gate_up", "down"))
         assert len(Tiler(checkpoint, config).tiles()) == 2 * tiles + matrix_tiles(shape, config, "head")
 
 

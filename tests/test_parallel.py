@@ -22,8 +22,8 @@ from tests.test_golden import golden_logits
 from tests.test_planes import divergence
 
 SHAPE = replace(SHAPES["tiny"], is_parallel=True)
-# A first layer of attention only, with a narrow window; a hidden vector in three groups.
-GROUPED = replace(SHAPE, attention_only_layers=1, feed_groups=3, windows=(5, 64))
+# A layer of attention only, with a narrow window; a hidden vector in three groups, two of them, and one of them alone.
+GROUPED = replace(SHAPE, layers=4, feed_groups=(0, 3, 2, 1), windows=(5, 0, 64, 0))
 
 
 @pytest.mark.parametrize("config", [TINY, BANKED], ids=lambda config: config.name)
@@ -38,7 +38,8 @@ def test_golden_model_is_close_to_the_reference(config: Config) -> None:
 
 
 @pytest.mark.parametrize("config", [TINY, BANKED, STREAM], ids=lambda config: config.name)
-@pytest.mark.parametrize("other", [{"windows": ()}, {"windows": (4, 64)}, {"windows": (64, 5)}], ids=str)
+@pytest.mark.parametrize("other", [
+    {"windows": (64, 0, 64, 0)}, {"windows": (4, 0, 64, 0)}, {"windows": (64, 0, 5, 0)}], ids=str)
 def test_windows_are_those_of_the_reference(config: Config, other: dict[str, object]) -> None:
     """A group that takes the scale of another, a window that is one position too wide, or that of another layer."""
     shape = GROUPED
@@ -46,13 +47,13 @@ def test_windows_are_those_of_the_reference(config: Config, other: dict[str, obj
         shape = replace(shape, hidden=80, feed_forward=180, head_dim=20, heads=2, kv_heads=1)
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 32)
     golden = golden_logits(Golden(compile_checkpoint(model, config)), tokens.tolist())
-    assert divergence(Reference(model).logits(tokens), golden) < 0.001
-    assert divergence(Reference(replace(model, shape=replace(shape, **other))).logits(tokens), golden) > 0.002
+    assert divergence(Reference(model).logits(tokens), golden) < 0.002
+    assert divergence(Reference(replace(model, shape=replace(shape, **other))).logits(tokens), golden) > 0.1
 
 
 def test_groups_are_those_of_the_reference() -> None:
     """A hidden vector with one scale for all groups."""
-    shape = replace(SHAPE, feed_groups=3)
+    shape = replace(SHAPE, feed_groups=(3, 3))
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 32)
     golden = golden_logits(Golden(compile_checkpoint(model, BANKED)), tokens.tolist())
     whole = Reference(replace(model, shape=SHAPE)).logits(tokens)
@@ -70,19 +71,20 @@ def test_windows_beyond_the_accelerator_see_all() -> None:
 def test_groups_need_whole_beats() -> None:
     """A beat with elements of two groups, which would share a scale."""
     with pytest.raises(TritloomError, match="48 in 4 groups does not fit tiny, which takes groups of whole beats of 8"):
-        compile_checkpoint(synthetic_checkpoint(replace(SHAPE, feed_groups=4)), TINY)
+        compile_checkpoint(synthetic_checkpoint(replace(SHAPE, feed_groups=(4, 0))), TINY)
 
 
 def test_more_groups_than_registers_are_refused() -> None:
     """Scales of groups in registers that mean something else, found when all weights are read."""
-    shape = replace(SHAPE, feed_forward=56, feed_groups=7)
+    shape = replace(SHAPE, feed_forward=56, feed_groups=(7, 1))
     with pytest.raises(TritloomError, match="in 7 groups, tiny has registers for 6"):
         Layout(shape, TINY)
 
 
 @pytest.mark.parametrize(("shape", "message"), [
-    (replace(SHAPE, feed_forward=96, feed_groups=2), "2 column blocks of the hidden size or of a group, tiny has 1"),
-    (replace(SHAPE, feed_forward=128, feed_groups=4), "18 activation beats, tiny has 16")], ids=["table", "buffer"])
+    (replace(SHAPE, feed_forward=96, feed_groups=(2, 1)), "2 column blocks of the hidden size or of a group"),
+    (replace(SHAPE, feed_forward=128, feed_groups=(0, 4)), "18 activation beats, tiny has 16")],
+    ids=["table", "buffer"])
 def test_groups_that_do_not_fit_are_refused(shape: Shape, message: str) -> None:
     """A group wider than the lookup tables, or one whose last column block reaches beyond the activation buffer."""
     with pytest.raises(TritloomError, match=message):
@@ -93,14 +95,17 @@ WIDE = replace(SHAPES["resident"], hidden=80, feed_forward=320, layers=2, is_par
 
 
 @pytest.mark.parametrize(("config", "shape"), [
-    (TINY, replace(SHAPE, feed_groups=2, windows=(2, 2))), (TINY, replace(SHAPE, feed_groups=6)),
-    (TINY, replace(SHAPE, layers=1, heads=4, kv_heads=4, feed_groups=2)),
-    (RESIDENT, replace(WIDE, feed_groups=2, windows=(16, 256))),
-    (RESIDENT, replace(WIDE, heads=8, kv_heads=4, feed_groups=2)),
-    (RESIDENT, replace(WIDE, hidden=60, feed_forward=240, feed_groups=3)),
+    (TINY, replace(SHAPE, feed_groups=(2, 2), windows=(2, 2))), (TINY, replace(SHAPE, feed_groups=(6, 6))),
+    (TINY, replace(SHAPE, layers=1, heads=4, kv_heads=4, feed_groups=(2,))),
+    (TINY, replace(SHAPE, layers=4, feed_groups=(1, 6, 0, 5), windows=(2, 0, 9, 0))),
+    (RESIDENT, replace(WIDE, feed_groups=(2, 2), windows=(16, 256))),
+    (RESIDENT, replace(WIDE, heads=8, kv_heads=4, feed_groups=(2, 1))),
+    (RESIDENT, replace(WIDE, hidden=60, feed_forward=240, feed_groups=(3, 3))),
     (RESIDENT, replace(WIDE, hidden=100, feed_forward=240)),
-    (STREAM, replace(WIDE, heads=8, kv_heads=4, feed_groups=4))],
-    ids=["early", "many", "words", "wide-early", "wide-words", "broken-tile", "broken-tile-whole", "slots"])
+    (STREAM, replace(WIDE, heads=8, kv_heads=4, feed_groups=(4, 1))),
+    (STREAM, replace(WIDE, layers=3, windows=(256, 0, 16)))],
+    ids=["early", "many", "words", "alone", "wide-early", "wide-words", "broken-tile", "broken-tile-whole", "slots",
+         "slots-alone"])
 def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) -> None:
     """Sums that are not inverted, a hidden vector over what attention left, a tile that reaches into the next place."""
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 24)
@@ -112,54 +117,57 @@ def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) 
                          ids=["three", "six", "resident"])
 def test_fit_counts_the_tiles_of_groups(config: Config, feed_forward: int, groups: int) -> None:
     """A model that fits by its headers, and is refused when all its weights are read."""
-    shape = replace(SHAPE if config is TINY else WIDE, feed_forward=feed_forward, feed_groups=groups)
-    counted = sum(matrix_tiles(shape, config, part)
+    shape = replace(SHAPE if config is TINY else WIDE, feed_forward=feed_forward, feed_groups=(groups, groups - 2),
+                    windows=(0, 5))
+    counted = sum(matrix_tiles(shape, config, f"{layer}.{part}")
                   for layer in range(shape.layers) for part in layer_shapes(shape, layer))
     assert counted + matrix_tiles(shape, config, "head") == len(Tiler(synthetic_checkpoint(shape), config).tiles())
 
 
-OWN = {"attention_only_layers": 1, "feed_forward_groups": 4, "attention_windows": [32, 64, 256, 64]}
+OWN = {"feed_forward_groups": [0, 4, 2, 4], "attention_windows": [32, 64, 0, 64], "num_hidden_layers": 4}
+PER_LAYER = ("feed_forward_groups", "attention_windows")
 
 
 def test_groups_and_windows_are_read() -> None:
     """A key that is lost."""
     said = json.loads((STORIES / "config.json").read_text())
     shape = from_config(said | {"intermediate_size": 640} | OWN).shape
-    assert (shape.attention_only_layers, shape.feed_groups, shape.windows) == (1, 4, (32, 64, 256, 64))
-    plain = from_config({key: value for key, value in said.items() if key not in OWN}).shape
-    assert (plain.attention_only_layers, plain.feed_groups, plain.windows) == (0, 1, ())
+    assert (shape.feed_groups, shape.windows) == ((0, 4, 2, 4), (32, 64, 0, 64))
+    plain = from_config(said | dict.fromkeys(PER_LAYER)).shape
+    assert (plain.feed_groups, plain.windows) == ((), ())
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"attention_only_layers": 4}, "attention_only_layers 4 leaves none of 4 layers a feed-forward"),
-    ({"attention_only_layers": 1.5}, "attention_only_layers must be an integer"),
-    ({"feed_forward_groups": -1}, "feed_forward_groups must be an integer from 1"),
-    ({"feed_forward_groups": 7}, "is not a multiple of feed_forward_groups 7"),
-    ({"attention_windows": [64]}, r"attention_windows must list a number of positions for each of 4 .*, got \[64\]"),
-    ({"attention_windows": [64, 64, 0, 64]}, "attention_windows must list"),
+    ({"feed_forward_groups": 4}, "feed_forward_groups must list a number from 0 to 1024 for each of 4 layers"),
+    ({"feed_forward_groups": [0, 0, 0, 0]}, "not all 0"),
+    ({"feed_forward_groups": [0, 4, 4, -1]}, "feed_forward_groups must list"),
+    ({"feed_forward_groups": [0, 7, 4, 4]}, "640 is not a multiple of 7, the largest of feed_forward_groups"),
+    ({"attention_windows": [64]}, r"attention_windows must list a number .* for each of 4 layers, .*, got \[64\]"),
     ({"attention_windows": "wide"}, "attention_windows must list"),
-    ({"attention_windows": [64, 64, True, 64]}, "attention_windows must list")], ids=str)
+    ({"attention_windows": [64, 64, True, 64]}, "attention_windows must list"),
+    ({"attention_windows": [0, 64, 64, 64]}, "both 0 for a layer")], ids=str)
 def test_impossible_groups_and_windows_are_refused(change: dict[str, object], message: str) -> None:
     """Layers without windows, or windows without positions, accepted."""
     said = json.loads((STORIES / "config.json").read_text())
     with pytest.raises(ValueError, match=message):
-        from_config(said | change)
+        from_config(said | {"intermediate_size": 640} | OWN | change)
 
 
-@pytest.mark.parametrize("key", ["attention_only_layers", "feed_forward_groups"])
-def test_groups_of_other_programs_are_refused(key: str) -> None:
+@pytest.mark.parametrize("change", [
+    {"feed_forward_groups": [1, 1, 1, 1]}, {"attention_windows": [64, 64, 0, 64]}], ids=str)
+@pytest.mark.parametrize("other", [{"use_parallel_residual": False}, {"architectures": ["BitNetForCausalLM"]}], ids=str)
+def test_layers_of_other_programs_are_refused(change: dict[str, object], other: dict[str, object]) -> None:
     """An option that the program of layers one after the other would ignore."""
     said = json.loads((STORIES / "config.json").read_text())
-    objections = from_config(said | {key: 2, "use_parallel_residual": False}).objections
-    assert any(line.startswith(f"{key} is 2") for line in objections)
+    objections = from_config(said | dict.fromkeys(PER_LAYER) | {"num_hidden_layers": 4} | change | other).objections
+    assert any(next(iter(change)) in line for line in objections)
 
 
 def test_configuration_is_read() -> None:
     """A key that is lost, or taken for true because it is there."""
     said = json.loads((STORIES / "config.json").read_text())
     for value in (False, True):
-        architecture = from_config({key: found for key, found in said.items() if key not in OWN}
-                                   | {"use_parallel_residual": value})
+        architecture = from_config(said | dict.fromkeys(PER_LAYER) | {"use_parallel_residual": value})
         assert architecture.shape.is_parallel == value and not architecture.objections
 
 

@@ -101,8 +101,9 @@ def test_attention_and_feed_forward_side_by_side_equal_golden(tmp_path: Path) ->
 
 
 def test_groups_and_windows_equal_golden(tmp_path: Path) -> None:
-    """A feed-forward in groups and attention over windows, over and beyond them; a layer of attention alone."""
-    shape = replace(SHAPES["tiny"], is_parallel=True, attention_only_layers=1, feed_groups=3, windows=(5, 9))
+    """A feed-forward in groups and attention over windows, over and beyond them; layers of attention alone
+    and of feed-forward alone."""
+    shape = replace(SHAPES["tiny"], is_parallel=True, layers=4, feed_groups=(0, 2, 3, 1), windows=(5, 0, 9, 0))
     run(compile_checkpoint(synthetic_checkpoint(shape), BANKED), tmp_path, "soc_banked", prompt=[1, 300, 44], count=30)
 
 

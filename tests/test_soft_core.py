@@ -63,7 +63,7 @@ def test_tokens_equal_the_golden_model(seed: int) -> None:
 
 def test_groups_and_windows_equal_the_golden_model() -> None:
     """A window that is a position too wide, or places of a feed-forward in groups; the simulator compares all."""
-    shape = replace(SHAPES["tiny"], is_parallel=True, attention_only_layers=1, feed_groups=3, windows=(2, 3))
+    shape = replace(SHAPES["tiny"], is_parallel=True, layers=3, feed_groups=(0, 3, 2), windows=(2, 3, 0))
     image = compile_checkpoint(synthetic_checkpoint(shape), TINY)
     assert len(simulate(image, PROMPT, PASSES, memory_bytes=MEMORY_BYTES, folder=BUILD).cycles) == PASSES
 

@@ -177,7 +177,7 @@ def test_training_goes_on_from_the_published_integers(tmp_path: Path, trained: S
 
 def test_a_wider_model_begins_as_the_narrower_one(tmp_path: Path, trained: Student) -> None:
     """New columns that add noise, or a feed-forward that is looked for where there is none."""
-    wider = Student(replace(trained.config, intermediate_size=64, attention_only_layers=1))
+    wider = Student(replace(trained.config, intermediate_size=64, feed_groups=(0, 1)))
     start_from(wider, tmp_path)
     down, narrow = wider.blocks[1].down_proj()[0].round(), trained.blocks[1].down_proj()[0]
     assert torch.equal(down[:, :48], narrow) and not down[:, 48:].any()
@@ -200,7 +200,7 @@ def test_attention_sees_its_window_and_no_more() -> None:
 def test_groups_have_scales_of_their_own() -> None:
     """One scale for all, or groups of neighbouring rows instead of columns."""
     torch.manual_seed(5)
-    whole, grouped = (Student(replace(SMALL, parallel_residual=True, feed_groups=groups)) for groups in (1, 4))
+    whole, grouped = (Student(replace(SMALL, parallel_residual=True, feed_groups=(groups,))) for groups in (1, 4))
     grouped.load_state_dict(whole.state_dict())
     tokens = torch.randint(0, VOCAB, (2, 8))
     largest = (whole(tokens) - grouped(tokens)).abs().max()
@@ -208,11 +208,13 @@ def test_groups_have_scales_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"attention_windows": (3, 3)}, {"feed_groups": 2}, {"attention_only_layers": 1}], ids=str)
+    {"attention_windows": (3,)}, {"feed_groups": (2, 2)}, {"attention_windows": (3, 0)},
+    {"feed_groups": (1,), "parallel_residual": True},
+    {"feed_groups": (1, 0), "attention_windows": (3, 0), "parallel_residual": True}], ids=str)
 def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object]) -> None:
     """A run of hours whose model the importer refuses."""
-    with pytest.raises(ValueError, match="one per layer|need parallel_residual"):
-        replace(SMALL, **change)
+    with pytest.raises(ValueError, match="one per layer|need parallel_residual|needs attention or a feed-forward"):
+        replace(SMALL, num_layers=2, **change)
 
 
 def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,17 +46,18 @@ class Published:
 
 def packed(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Rows and columns of every projection."""
-    hidden, feed = config["hidden_size"], config["intermediate_size"]
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    groups = config.get("feed_forward_groups", [1] * layers)
+    windows = config.get("attention_windows", [config["max_position_embeddings"]] * layers)
     query, key = (config[heads] * config["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
     attention = {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query)}
-    feed_forward = {"gate": (feed, hidden), "up": (feed, hidden), "down": (hidden, feed)}
     found = {}
-    for layer in range(config["num_hidden_layers"]):
-        groups = {"self_attn": attention, "mlp": feed_forward}
-        if layer < config.get("attention_only_layers", 0):
-            del groups["mlp"]
-        found |= {f"model.layers.{layer}.{group}.{name}_proj.weight": shape
-                  for group, shapes in groups.items() for name, shape in shapes.items()}
+    for layer in range(layers):
+        feed = config["intermediate_size"] * groups[layer] // max(groups)
+        feed_forward = {"gate": (feed, hidden), "up": (feed, hidden), "down": (hidden, feed)}
+        parts = {"self_attn": attention if windows[layer] else {}, "mlp": feed_forward if feed else {}}
+        found |= {f"model.layers.{layer}.{part}.{name}_proj.weight": shape
+                  for part, shapes in parts.items() for name, shape in shapes.items()}
     return found
 
 

@@ -97,9 +97,10 @@ SPARSE = """Projections are 3:4-sparse trits:
 exactly one in each four weights of a row is zero, which leaves 32 ways and so takes five bits. The same
 holds for both planes of the head. Each group drops what is smallest. Tensors have one scale each"""
 PARALLEL = " Attention and feed-forward\nread the same norm, and both add to the residual stream."
-ATTENTION_ONLY = " Layers of attention\nonly: the first {count}."
-WINDOWS = " Attention of the layers sees the last {windows}\npositions."
-GROUPS = " The hidden vector of the feed-forward is quantised in {count} groups."
+WINDOWS = " Attention of the layers sees the last {windows}\npositions{none}."
+NO_ATTENTION = "; 0 is a layer of\nfeed-forward only"
+GROUPS = " The feed-forward of the layers is quantised in {groups} groups of {size}{none}."
+NO_FEED_FORWARD = "; 0 is a layer of attention only"
 MUON, ADAM = "Muon on the matrices and Adam on embedding and head", "Adam"
 AVERAGE = "\nThe weights are averages, mostly of the last {span:.0%} of the run, quantised."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
@@ -112,11 +113,14 @@ FURTHER = {option: getattr(Options, option) for option in (
 def residual(config: StudentConfig) -> str:
     """What is said of layers that are not plain decoder layers."""
     said = PARALLEL if config.parallel_residual else ""
-    if config.attention_only_layers:
-        said += ATTENTION_ONLY.format(count=config.attention_only_layers)
     if config.attention_windows:
-        said += WINDOWS.format(windows=", ".join(map(str, config.attention_windows)))
-    return said + (GROUPS.format(count=config.feed_groups) if config.feed_groups > 1 else "")
+        said += WINDOWS.format(windows=", ".join(map(str, config.attention_windows)),
+                               none=NO_ATTENTION if 0 in config.attention_windows else "")
+    if config.feed_groups:
+        said += GROUPS.format(groups=", ".join(map(str, config.feed_groups)),
+                              size=config.intermediate_size // max(config.feed_groups),
+                              none=NO_FEED_FORWARD if 0 in config.feed_groups else "")
+    return said
 
 
 def has_own_drafts(folder: Path) -> bool:

@@ -37,9 +37,8 @@ def weights_by_name(model: Student) -> dict[str, QuantisedWeight]:
     """The quantised weights of a student by published tensor name."""
     named = {"model.embed_tokens.weight": model.embed, "lm_head.weight": model.head}
     for index, block in enumerate(model.blocks):
-        groups = (("self_attn", ATTENTION), ("mlp", FEED_FORWARD))
-        for group, projections in groups if block.has_feed_forward else groups[:1]:
-            for projection in projections:
+        for group, projections, has in (("self_attn", ATTENTION, block.window), ("mlp", FEED_FORWARD, block.groups)):
+            for projection in projections if has else ():
                 named[f"model.layers.{index}.{group}.{projection}.weight"] = getattr(block, projection)
     return named
 
@@ -72,8 +71,7 @@ def published_config(directory: Path) -> StudentConfig:
         norm_eps=published["rms_norm_eps"],
         parallel_residual=published.get("use_parallel_residual", False),
         sparse=published.get("weight_sparsity") == SPARSITY,
-        attention_only_layers=published.get("attention_only_layers", 0),
-        feed_groups=published.get("feed_forward_groups", 1),
+        feed_groups=tuple(published.get("feed_forward_groups", ())),
         attention_windows=tuple(published.get("attention_windows", ())),
     )
 
@@ -116,10 +114,8 @@ def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeigh
 def config_json(config: StudentConfig, bos: int, eos: int) -> dict[str, Any]:
     """The configuration that the importer reads."""
     options: dict[str, Any] = {"weight_sparsity": SPARSITY} if config.sparse else {}
-    if config.attention_only_layers:
-        options["attention_only_layers"] = config.attention_only_layers
-    if config.feed_groups > 1:
-        options["feed_forward_groups"] = config.feed_groups
+    if config.feed_groups:
+        options["feed_forward_groups"] = list(config.feed_groups)
     if config.attention_windows:
         options["attention_windows"] = list(config.attention_windows)
     return {

@@ -31,14 +31,18 @@ LOG2_E = math.log2(math.e)
 class StudentConfig:
     """Shape of a model; `SHAPES` has those of the published ones.
 
-    ``attention_only_layers`` : so many first layers have no feed-forward: side by side with attention it would see the
-    embedding of one token only, and could add nothing that the embedding cannot hold.
-    ``feed_groups`` : parts of the feed-forward's hidden vector that are quantised each with a scale of its own.
-    ``attention_windows`` : per layer, how many positions attention sees, the present one among them; empty: all.
+    ``intermediate_size`` : width of the feed-forward, of the layers with most groups.
+    ``feed_groups`` : per layer, parts of the feed-forward's hidden vector, equal in all layers, that are quantised each
+    with a scale of its own; 0 for a layer of attention only; empty: one in each. Side by side with attention, the
+    feed-forward of the first layer would see the embedding of one token only, and could add nothing that the embedding
+    cannot hold.
+    ``attention_windows`` : per layer, how many positions attention sees, the present one among them; 0 for a layer of
+    feed-forward only; empty: all.
 
     Raises
     ------
-    ValueError: a number of windows that is not that of the layers, or what only a parallel model may say.
+    ValueError: a number of windows or of groups that is not that of the layers, a layer of nothing, or what only a
+        parallel model may say.
     """
 
     vocab_size: int = 512
@@ -53,27 +57,32 @@ class StudentConfig:
     norm_eps: float = 1e-5
     parallel_residual: bool = False
     sparse: bool = False        # one zero in each four weights of a row of a plane, but for the embedding
-    attention_only_layers: int = 0
-    feed_groups: int = 1
+    feed_groups: tuple[int, ...] = ()
     attention_windows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.attention_windows and len(self.attention_windows) != self.num_layers:
-            raise ValueError(f"attention_windows must be one per layer, got {self.attention_windows}")
-        if not self.parallel_residual and (self.attention_only_layers or self.feed_groups > 1):
-            raise ValueError("attention_only_layers and feed_groups need parallel_residual")
+        for name, per_layer in (("attention_windows", self.attention_windows), ("feed_groups", self.feed_groups)):
+            if per_layer and len(per_layer) != self.num_layers:
+                raise ValueError(f"{name} must be one per layer, got {per_layer}")
+        if not self.parallel_residual and (self.feed_groups or 0 in self.attention_windows):
+            raise ValueError("feed_groups and layers without attention need parallel_residual")
+        if any(not self.window(layer) and not self.groups(layer) for layer in range(self.num_layers)):
+            raise ValueError("a layer needs attention or a feed-forward")
 
-    def has_feed_forward(self, layer: int) -> bool:
-        """Whether a layer has one beside attention."""
-        return layer >= self.attention_only_layers
+    def groups(self, layer: int) -> int:
+        """Groups of the feed-forward of a layer; 0 if it has none."""
+        return self.feed_groups[layer] if self.feed_groups else 1
 
-    def attention_window(self, layer: int) -> int:
-        """Positions that attention of a layer sees."""
+    def feed_size(self, layer: int) -> int:
+        """Width of the feed-forward of a layer."""
+        return self.intermediate_size * self.groups(layer) // max(self.feed_groups, default=1)
+
+    def window(self, layer: int) -> int:
+        """Positions that attention of a layer sees; 0 if it has none."""
         return self.attention_windows[layer] if self.attention_windows else self.context
 
 
-STORIES = StudentConfig(parallel_residual=True, attention_only_layers=1, feed_groups=4,
-                        attention_windows=(32, 64, 256, 64))
+STORIES = StudentConfig(parallel_residual=True, feed_groups=(0, 4, 4, 4), attention_windows=(32, 64, 256, 64))
 POCKET = StudentConfig(hidden_size=40, intermediate_size=200, head_dim=8, context=128)
 SHAPES = {"stories1m": STORIES, "stories150k": POCKET}
 
@@ -115,35 +124,38 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with a residual connection: one after the other, or both from one norm of x."""
+    """Attention and feed-forward, each with a residual connection: one after the other, or both from one norm of x; or
+    one of them only.
+    """
 
     def __init__(self, config: StudentConfig, layer: int) -> None:
         super().__init__()
-        self.config, self.has_feed_forward = config, config.has_feed_forward(layer)
-        d, ff = config.hidden_size, config.intermediate_size
+        self.config, self.window, self.groups = config, config.window(layer), config.groups(layer)
+        d, feed = config.hidden_size, config.feed_size(layer)
         q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = ternary(q_rows, d, sparse=config.sparse)
-        self.k_proj = ternary(kv_rows, d, sparse=config.sparse)
-        self.v_proj = ternary(kv_rows, d, sparse=config.sparse)
-        self.o_proj = ternary(d, q_rows, 0.5, sparse=config.sparse)
-        if self.has_feed_forward:
-            self.gate_proj = ternary(ff, d, sparse=config.sparse)
-            self.up_proj = ternary(ff, d, sparse=config.sparse)
-            self.down_proj = ternary(d, ff, 0.5, sparse=config.sparse)
-        self.window = config.attention_window(layer)
+        if self.window:
+            self.q_proj = ternary(q_rows, d, sparse=config.sparse)
+            self.k_proj = ternary(kv_rows, d, sparse=config.sparse)
+            self.v_proj = ternary(kv_rows, d, sparse=config.sparse)
+            self.o_proj = ternary(d, q_rows, 0.5, sparse=config.sparse)
+        if self.groups:
+            self.gate_proj = ternary(feed, d, sparse=config.sparse)
+            self.up_proj = ternary(feed, d, sparse=config.sparse)
+            self.down_proj = ternary(d, feed, 0.5, sparse=config.sparse)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """x [N, d] residual, cos and sin [T, D/2] -> [N, d]."""
         normed = quantise_activations(rms_norm(x, self.config.norm_eps))
-        qkv = integer_linear(*normed, [self.q_proj, self.k_proj, self.v_proj], dtype)
-        mixed = quantise_activations(self.attend(qkv, cos, sin, batch, dtype))
-        x = x + integer_linear(*mixed, [self.o_proj], dtype)
-        if not self.has_feed_forward:
+        if self.window:
+            qkv = integer_linear(*normed, [self.q_proj, self.k_proj, self.v_proj], dtype)
+            mixed = quantise_activations(self.attend(qkv, cos, sin, batch, dtype))
+            x = x + integer_linear(*mixed, [self.o_proj], dtype)
+        if not self.groups:
             return x
         if not self.config.parallel_residual:
             normed = quantise_activations(rms_norm(x, self.config.norm_eps))
         gate, up = integer_linear(*normed, [self.gate_proj, self.up_proj], dtype).chunk(2, -1)
-        hidden = (torch.relu(gate).square() * up).unflatten(-1, (self.config.feed_groups, -1)).transpose(0, 1)
+        hidden = (torch.relu(gate).square() * up).unflatten(-1, (self.groups, -1)).transpose(0, 1)
         return x + grouped_linear(*quantise_activations(hidden), self.down_proj, dtype)
 
     def attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
