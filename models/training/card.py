@@ -106,8 +106,8 @@ AVERAGE = "\nThe weights are averages, mostly of the last {span:.0%} of the run,
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {option: getattr(Options, option) for option in (
-    "shape", "windows", "matrix_lr", "matrix_decay", "adam", "span", "embed_lr", "head_lr", "label_share",
-    "sampled_share", "sampled_streams", "start", "sparse")}
+    "shape", "windows", "matrix_lr", "matrix_decay", "adam", "span", "descent", "float_share", "embed_lr", "head_lr",
+    "label_share", "sampled_share", "sampled_streams", "start", "sparse")}
 
 
 def residual(config: StudentConfig) -> str:

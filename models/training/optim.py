@@ -66,7 +66,11 @@ class Muon(torch.optim.Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Peak learning rates, decay of the matrices, whether Adam moves them, and the share of the run that warms up."""
+    """Peak learning rates, decay of the matrices, whether Adam moves them, and the course of the rates over the run.
+
+    ``warmup`` : share of the run in which they rise.
+    ``descent`` : power of the way down; 1: a straight line, 2: half of the run is spent below a quarter of the peak.
+    """
 
     matrix_lr: float = 0.015
     matrix_decay: float = 0.1
@@ -74,13 +78,15 @@ class Rates:
     embed_lr: float = 0.02
     head_lr: float = 0.004
     warmup: float = 0.02
+    descent: float = 1.0
 
     def rate(self, progress: float) -> float:
-        """Learning rate relative to its peak: up in the warm-up, then down to zero in a straight line.
+        """Learning rate relative to its peak: up in the warm-up, then down to zero.
 
         At a high rate trits flip back and forth and hold the loss, so most of the gain comes on the way down.
         """
-        return min(progress / self.warmup, (1.0 - progress) / (1.0 - self.warmup))
+        down = max(0.0, 1.0 - progress) / (1.0 - self.warmup)
+        return min(progress / self.warmup, down**self.descent)
 
 
 class Average(Generic[Model]):

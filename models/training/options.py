@@ -21,8 +21,13 @@ class Options(Rates):
     opening_share: float = 0.25
     sampled_streams: int = 1024
     span: float = 0.1
+    float_share: float = 0.0
     start: str = ""
     sparse: bool = False
+
+    def quantised(self, progress: float) -> float:
+        """How far weights are quantised: 0 in the first half of ``float_share`` of the run, 1 behind it."""
+        return min(1.0, max(0.0, 2 * progress / self.float_share - 1)) if self.float_share else 1.0
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget used."""

@@ -53,15 +53,21 @@ class QuantisedWeight(nn.Module):
     While training, the step is `STEP_PER_MEAN` times the mean magnitude of the float weight
     and the integers pass their gradient straight through. After
     ``freeze`` the weight holds the integers of an exported tensor and the step is its scale.
+
+    Members
+    -------
+    share : 0-d tensor, how much of the way from the float weight to the integer is gone: 1, or less while a run begins.
     """
 
     frozen_step: Tensor | None
+    share: Tensor
 
     def __init__(self, rows: int, columns: int, limit: int, spread: float, *, sparse: bool = False) -> None:
         super().__init__()
         self.limit, self.sparse = limit, sparse
         self.weight = nn.Parameter(torch.randn(rows, columns) * spread)
         self.register_buffer("frozen_step", None, persistent=False)
+        self.register_buffer("share", torch.tensor(1.0), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """(integers [rows, columns] as float, step as a 0-d tensor)."""
@@ -72,7 +78,7 @@ class QuantisedWeight(nn.Module):
         with torch.no_grad():
             nearest = (one_zero_in_four(scaled, self.limit) if self.sparse
                        else scaled.clamp(-self.limit, self.limit).round())
-        return scaled + (nearest - scaled).detach(), step
+        return scaled + self.share * (nearest - scaled).detach(), step
 
     def freeze(self, integers: Tensor, step: Tensor) -> None:
         """Replace the float weight by exported integers and their scale."""

@@ -82,7 +82,7 @@ class StudentConfig:
         return self.attention_windows[layer] if self.attention_windows else self.context
 
 
-STORIES = StudentConfig(parallel_residual=True, feed_groups=(0, 4, 4, 4), attention_windows=(32, 64, 256, 64))
+STORIES = StudentConfig(parallel_residual=True, feed_groups=(0, 4, 4, 4), attention_windows=(32, 128, 256, 128))
 POCKET = StudentConfig(hidden_size=40, intermediate_size=200, head_dim=8, context=128)
 SHAPES = {"stories1m": STORIES, "stories150k": POCKET}
 
@@ -199,6 +199,12 @@ class Student(nn.Module):
         angle = torch.outer(torch.arange(config.context).float(), frequency)  # [context, D/2]
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def quantise(self, share: float) -> None:
+        """Set how far float weights go towards the integers that they are published as: 0 not at all, 1 all the way."""
+        for module in self.modules():
+            if isinstance(module, QuantisedWeight):
+                module.share.fill_(share)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """tokens [B, T] -> logits [B*T, V]."""

@@ -106,7 +106,9 @@ class Run:
 
     def advance(self, step: Step, text: Corpus, sampled: Corpus) -> float:
         """Take one step; returns its loss."""
-        loss = step(*self.batch(text, sampled), self.options.progress(self.step, self.seconds))
+        progress = self.options.progress(self.step, self.seconds)
+        self.model.quantise(self.options.quantised(progress))
+        loss = step(*self.batch(text, sampled), progress)
         self.step += 1
         self.average.step(self.step)
         return loss
@@ -218,6 +220,12 @@ def main(
     span: Annotated[
         float, typer.Option(help="Share of the run whose weights make most of the published average.", min=0, max=1)
     ] = Options.span,
+    descent: Annotated[float, typer.Option(help="Power of the way down of all rates; 1 is a straight line.")
+                       ] = Options.descent,
+    float_share: Annotated[
+        float, typer.Option(help="Share of the run until weights are quantised: floats, then ever less so.",
+                            min=0, max=0.9)
+    ] = Options.float_share,
     embed_lr: Annotated[float, typer.Option(help="Peak learning rate of the embedding (Adam).")] = Options.embed_lr,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of the head (Adam).")] = Options.head_lr,
     label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
@@ -238,7 +246,8 @@ def main(
     state = work / f"{name}.pt"
     options = Options(
         shape=shape, seed=seed, steps=steps, minutes=minutes, windows=windows,
-        matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, embed_lr=embed_lr, head_lr=head_lr,
+        matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, descent=descent,
+        float_share=float_share, embed_lr=embed_lr, head_lr=head_lr,
         label_share=label_share, sampled_share=sampled_share,
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
