@@ -137,6 +137,32 @@ def test_adam_lowers_the_loss_of_the_matrices_too() -> None:
         assert torch.equal(before[name], parameter) == name.startswith(("embed", "head")), name
 
 
+@pytest.mark.parametrize(("descent", "expected"), [(1.0, 0.5), (2.0, 0.25), (3.0, 0.125)])
+def test_rates_descend_by_a_power(descent: float, expected: float) -> None:
+    """A descent that does not begin at the peak, does not end at zero, or is that of another power."""
+    rates = Rates(warmup=0.2, descent=descent)
+    assert [rates.rate(progress) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, expected, 0])
+
+
+def test_weights_are_quantised_by_and_by() -> None:
+    """Floats that are rounded from the beginning, or a model that is judged or published as floats."""
+    torch.manual_seed(6)
+    model = Student(SMALL)
+    average, down = Average(model, 0.1).model, model.blocks[0].down_proj
+    whole = down()[0].detach()
+    for share in (0.0, 0.25, 1.0):
+        model.quantise(share)
+        integers, step = down()
+        torch.testing.assert_close(integers.detach() * step, (1 - share) * down.weight + share * whole * step)
+        integers.sum().backward()
+        assert torch.allclose(down.weight.grad * step, torch.ones(()))
+        down.weight.grad = None
+        assert torch.equal(average.blocks[0].down_proj()[0], whole)
+    options = Options(seed=1, steps=10, minutes=0, float_share=0.4)
+    assert [options.quantised(progress) for progress in (0.0, 0.2, 0.3, 0.4, 1.0)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert replace(options, float_share=0.0).quantised(0.0) == 1
+
+
 @pytest.mark.parametrize("span", [0.0, 0.2])
 def test_the_average_weighs_the_newest_steps(span: float) -> None:
     """Step t of n counts as t to the power of 1 / span - 1, and without a span the newest alone."""
@@ -230,7 +256,7 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             run.advance(step, *corpora)
         return run
 
-    options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4)
+    options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4, float_share=0.9)
     whole, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
     half.save(tmp_path / "state.pt")
     resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
