@@ -42,7 +42,7 @@ HGRN_ACTIVATIONS = ("swish", "silu")     # two names of one function
 HGRN_SWITCHES = ("use_cache", "use_lower_bound")
 HGRN_RATIO, HGRN_MULTIPLE = 4, 256      # of its feed-forward, whose size may be left out
 MAX_RATIO = 64
-OWN_KEYS = ("attention_windows", "feed_forward_groups")
+PER_LAYER = ("attention_windows", "feed_forward_groups")
 REQUIRED = ("hidden", "feed_forward", "layers", "heads", "vocab", "context")
 REALS = ("norm_epsilon", "rope_theta")
 NAMES = ("activation", "mixer", "is_parallel", "is_sparse", "feed_groups", "windows")
@@ -117,7 +117,7 @@ def from_config(config: Mapping[str, object]) -> Architecture:
         values["windows"] = _per_layer(config, "attention_windows", MAX_DIMENSION)
         values["feed_groups"] = _per_layer(config, "feed_forward_groups", MAX_GROUPS)
         if not values["is_parallel"] and (values["feed_groups"] or 0 in values["windows"]):
-            objections.append("feed_forward_groups, and attention_windows of 0, need use_parallel_residual")
+            raise ValueError("feed_forward_groups, and attention_windows of 0, need use_parallel_residual true")
         if (0, 0) in zip(values["windows"], values["feed_groups"], strict=False):
             raise ValueError("attention_windows and feed_forward_groups are both 0 for a layer, which then has nothing")
     sparsity = config.get("weight_sparsity")
@@ -130,7 +130,7 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     tied = bool(config.get("tie_word_embeddings", False))
     objections += [f"{key} is {_show(config[key])} (supported: none)" for key in
                    ("attention_bias", "mlp_bias", "rope_scaling", "sliding_window", "num_local_experts",
-                    *(() if own else OWN_KEYS)) if config.get(key)]
+                    *(() if own else PER_LAYER)) if config.get(key)]
     if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
         objections.append(f"rope_parameters.rope_type is {_show(rope['rope_type'])} (supported: 'default')")
     if config.get("partial_rotary_factor", 1) != 1:
@@ -168,6 +168,7 @@ def _from_hgrn_config(config: Mapping[str, object]) -> Architecture:
     # Variants switch on what the published model has not: convolutions, experts, rotary embeddings.
     objections += [f"{_show(key)} is {_show(value)} (supported: False)" for key, value in config.items()
                    if key.startswith("use_") and key not in HGRN_SWITCHES and value]
+    objections += [f"{key} is {_show(config[key])} (supported: none)" for key in PER_LAYER if config.get(key)]
     bounds = config.get("use_lower_bound", True)
     if type(bounds) is not bool:
         objections.append(f"use_lower_bound is {_show(bounds)} (supported: True, False)")

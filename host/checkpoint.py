@@ -1,6 +1,7 @@
 """A ternary checkpoint in memory: shapes, trits and scales, whatever file it came from."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -10,9 +11,9 @@ from rtl.config import SPARSE_GROUP
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of a ternary model with a gated feed-forward in each layer.
+    """Dimensions of a ternary model of layers that mix tokens and have a gated feed-forward.
 
-    ``mixer`` is what precedes it: ``attention``, grouped-query attention as in Llama, or ``hgrn``, the recurrence of
+    ``mixer`` is what mixes them: ``attention``, grouped-query attention as in Llama, or ``hgrn``, the recurrence of
     the MatMul-free language model, which has one head of all elements.
     ``activation`` is that of the gate: ``relu2``, the square of ReLU, or ``silu``.
     ``residual_fraction`` is the number of fraction bits that suits the range of its residual stream in 18 bits.
@@ -48,7 +49,7 @@ class Shape:
     feed_groups: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def most_groups(self) -> int:
         """Of the feed-forward, in any layer."""
         return max(self.feed_groups, default=1)

@@ -150,6 +150,11 @@ def matrix_tiles(shape: Shape, config: Config, name: str) -> int:
     layer, _, part = name.rpartition(".")
     if part == "gate_up":
         return 2 * matrix_tiles(shape, config, f"{layer}.gate")
+    if shape.most_groups > 1 and config.slots == 1 and part in ("gate", "up"):
+        # Of each group, gate and up projection are one matrix.
+        group = shape.feed_forward // shape.most_groups
+        pairs = shape.groups(int(layer)) * ceil(2 * group / config.rows)
+        return (pairs + (part == "gate")) // 2 * ceil(shape.hidden / config.columns)
     if part == "head":
         whole = config.lanes if config.slots > 1 else 1
         rows, columns, planes = ceil(shape.vocab / whole) * whole, shape.hidden, shape.head_planes
@@ -157,7 +162,7 @@ def matrix_tiles(shape: Shape, config: Config, name: str) -> int:
         (rows, columns), planes = layer_shapes(shape, int(layer))[part], 1
         beat = config.word_lanes if part in ("k", "v") else config.lanes
         rows = ceil(rows / beat) * beat
-    groups = shape.groups(int(layer)) if part == "down" and config.slots == 1 else 1
+    groups = shape.groups(int(layer)) if part == "down" else 1
     if shape.mixer == "attention" and shape.head_dim == config.head_dim:
         # Query heads are laid out by words of the KV cache, so what KV heads leave unfilled is unfilled here, too.
         queries = ceil(shape.kv_heads / config.word_heads) * (shape.heads // shape.kv_heads) * config.word_lanes

@@ -2,8 +2,6 @@
 
 from host.parallel_program import ParallelProgram
 from host.parallel_program import ParallelScalars as S
-from rtl.isa import Opcode
-from rtl.timing import attention_cycles, engine_cycles
 
 
 class GroupedProgram(ParallelProgram):
@@ -11,12 +9,7 @@ class GroupedProgram(ParallelProgram):
 
     The engine takes gate and up projection of a group together and goes on with the next group, while the vector unit
     makes the group's hidden vector of them. So when it is done with the last it finds the first ready for the down
-    projection, and does not wait for the vector unit in between.
-
-    Where a window is so narrow that attention is over before the engine is, what it leaves is prepared between the down
-    projections, and it may begin a little later.
-
-    The number of groups may differ from layer to layer; none: attention only.
+    projection, and does not wait for the vector unit in between. The number of groups may differ from layer to layer.
     """
 
     def _gate_scales(self, layer: int) -> tuple[float, float, float]:
@@ -30,17 +23,21 @@ class GroupedProgram(ParallelProgram):
         self._pair(layer, 0, fill=fill)
 
     def _feed_forward(self, layer: int) -> None:
-        last = self.shape.groups(layer) - 1
-        if last < 0:
+        groups = self.shape.groups(layer)
+        if groups == 0:
             super()._feed_forward(layer)
             return
-        if not self.shape.window(layer):
-            self._feed_forward_alone(layer, last)
-            return
-        is_early = last > 0 and self._is_early(layer)
         super()._begin_delta(layer)
-        if last:
+        if groups > 1:
             self._pair(layer, 1)
+        if self.shape.window(layer):
+            self._beside_attention(layer, groups)
+        else:
+            self._alone(layer, groups)
+
+    def _beside_attention(self, layer: int, groups: int) -> None:
+        """The last hidden vector is made before what attention leaves, and its down projection is done meanwhile."""
+        last = groups - 1
         for group in range(last):
             self._hidden(group)
             if group:
@@ -53,68 +50,38 @@ class GroupedProgram(ParallelProgram):
             self._scale_group(group)
         if not last:
             self._end_delta(layer)
-        middle = range(1, last)
-        for group in middle[:1]:
+        for group in range(1, min(2, last)):
             self._down_and_add(layer, group)
-        if is_early:
-            self._reciprocals(range(self.config.heads_parallel - 1))
         self._hidden(last)
-        for group in middle[1:]:
+        for group in range(2, last):
             self._down_and_add(layer, group)
         self._quantise_group(last, self.layout.hidden)
-        self._finish(layer, last, is_early)
-
-    def _finish(self, layer: int, last: int, is_early: bool) -> None:
-        """From the down projection of the last group on, with what attention leaves."""
         heads = range(self.config.heads_parallel)
-        if is_early:
-            self._reciprocals(heads[-1:])
-            self._collect(self.layout.kv_words - 1)
-            self._down(layer, last)
-            self._quantise_output()
-            self._add_group(last - 1)
-            self._scale_group(last)
-        else:
-            self._reciprocals(heads[:-1])
-            self._down(layer, last)
-            self._reciprocals(heads[-1:])
-            self._collect(self.layout.kv_words - 1)
-            self._quantise_output()
-            self._scale_group(last)
-        left = range(last if is_early else max(0, last - 1), last + 1)
-        self._project_output(layer, [(self._delta(group), self._group_scale(group)) for group in left])
+        self._reciprocals(heads[:-1])
+        self._down(layer, last)
+        self._reciprocals(heads[-1:])
+        self._collect(self.layout.kv_words - 1)
+        self._quantise_output()
+        self._scale_group(last)
+        self._project_output(layer, [(self._delta(group), self._group_scale(group)) for group in range(groups)[-2:]])
 
-    def _feed_forward_alone(self, layer: int, last: int) -> None:
+    def _alone(self, layer: int, groups: int) -> None:
         """Of a layer without attention: a hidden vector is made as soon as the engine has left its gates and ups."""
-        ParallelProgram._begin_delta(self, layer)
-        steps = [(self._pair, group) for group in range(last + 1)] + [(self._down, group) for group in range(last + 1)]
-        ahead = min(2, last + 1)
-        if last:
-            self._pair(layer, 1)
-        for group in range(last + 1):
+        for group in range(groups):
             self._hidden(group)
             if not group:
                 self._end_delta(layer)
             self._quantise_group(group, self.layout.hidden)
             self._scale_group(group)
-            begin, part = steps[group + ahead]
-            begin(layer, part)
-        for group in range(ahead, last + 1):
-            self._add_group(group - ahead)
-            self._down(layer, group)
-        self._add_last([(self._delta(group), self._group_scale(group)) for group in range(last + 1)[-2:]])
+            self._pair_or_down(layer, group + min(2, groups))
+        for group in range(1, groups):
+            self._down_and_add(layer, group)
+        self._add_last([(self._delta(groups - 1), self._group_scale(groups - 1))])
 
     def _down_and_add(self, layer: int, group: int) -> None:
         """The down projection of a group, and while the engine works what that of the group before has left."""
         self._down(layer, group)
         self._add_group(group - 1)
-
-    def _is_early(self, layer: int) -> bool:
-        """Whether attention, which has begun, is over wherever the text is before the last down projection."""
-        attend = next(op for op in reversed(self.emit.ops) if op.opcode == Opcode.ATTEND)
-        pair = next(op for op in reversed(self.emit.ops) if op.opcode == Opcode.MATVEC)
-        attends = attention_cycles(self.config, attend, self.config.context - 1)
-        return attends <= self.shape.groups(layer) * engine_cycles(self.config, pair)
 
     def _pair_or_down(self, layer: int, group: int) -> None:
         """What the engine does next: a pair, or after the last of them the first down projection."""

@@ -6,6 +6,7 @@ from host.checkpoint import Shape
 from host.errors import TritloomError
 from rtl.config import Config
 
+LAYER_OPERATIONS = 8       # at the least; so many layers are refused before any is read
 GROUP_SCALARS = 8          # scalar registers for the heads of attention and for groups of the hidden vector
 
 
@@ -123,6 +124,7 @@ class Layout:
              config.bank_beats or config.vector_depth),
             ("activation beats", active, config.activation_depth),
             ("column blocks of the hidden size or of a group", ceil(blocks), config.table_blocks),
+            ("operations, at the least", LAYER_OPERATIONS * shape.layers, config.program_depth),
             ("KV cache slots", shape.caches(shape.layers) * self.kv_words, config.kv_slots),
             ("vocabulary entries", shape.vocab, config.vocab),
             ("embedding beats", self.hidden_beats, config.embed_beats),

@@ -125,8 +125,8 @@ class ParallelProgram(TokenProgram):
     def _to_cache(self, layer: int, source: int, factor: int, block: int, *, value: bool) -> None:
         words, beats = self.layout.kv_words, self.config.word_beats
         for word in range(words):
-            slot = self.shape.caches(layer) * words + word
-            self.emit.to_cache(source + word * beats, beats, slot, factor, block, NO_SCALAR, value=value, wait=NO_WAIT)
+            self.emit.to_cache(source + word * beats, beats, self._cache_slot(layer, word), factor, block, NO_SCALAR,
+                               value=value, wait=NO_WAIT)
 
     def _to_query(self, word: int) -> None:
         beats = self.config.query_groups * self.config.word_beats
@@ -170,7 +170,7 @@ class ParallelProgram(TokenProgram):
         at = self.layout
         self._quantise(at.x, at.hidden_beats, S.PEAK)
         self._gate(layer, fill=True)
-        self._norm_scale(f"{layer}.gate", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
+        self._norm_scale(f"{layer}.qkv", S.ACT, at.x, at.hidden_beats, self.shape.hidden, one=self.one)
         self._begin_delta(layer)
 
     def _gate(self, layer: int, *, fill: bool = False) -> None:
@@ -183,12 +183,12 @@ class ParallelProgram(TokenProgram):
         if not self.shape.groups(layer):
             if self.config.slots == 1:
                 self._reciprocals(range(self.config.heads_parallel - 1))
-            self._attention_output(layer, [])
+            self._finish_layer(layer, [])
             return
         emit, at = self.emit, self.layout
         self._matvec(f"{layer}.up", at.up, S.UP_PEAK, fill=False)
         if self.shape.most_groups > 1:
-            self._attention_output(layer, self._down_groups(layer))
+            self._finish_layer(layer, self._down_groups(layer))
             return
         emit.gate(at.gate, at.up, at.feed_beats, S.GATE_PEAK, S.UP_PEAK, S.GATE_SHIFT, S.HIDDEN_PEAK)
         self._end_delta(layer)
@@ -207,7 +207,7 @@ class ParallelProgram(TokenProgram):
                 emit.scalar(S.DELTA, S.DELTA, S.GATE_SHIFT)
             elif part < parts - 1:
                 self._add(self._delta(part - 1), S.DELTA)
-        self._attention_output(layer, [(self._delta(part), S.DELTA) for part in range(max(0, parts - 2), parts)])
+        self._finish_layer(layer, [(self._delta(part), S.DELTA) for part in range(max(0, parts - 2), parts)])
 
     def _down_groups(self, layer: int) -> list[tuple[int, int]]:
         """The down projection of one group after the other; what is left to add of it."""
@@ -253,8 +253,10 @@ class ParallelProgram(TokenProgram):
         """Place of what a part of the down projection adds; the engine fills one while the other is added."""
         return self.layout.deltas[part % 2]
 
-    def _attention_output(self, layer: int, deltas: list[tuple[int, int]]) -> None:
+    def _finish_layer(self, layer: int, deltas: list[tuple[int, int]]) -> None:
         """x += matrix @ what attention leaves; while the engine works, what is left of the feed-forward.
+
+        Without attention only the latter.
 
         Parameters
         ----------

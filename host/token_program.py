@@ -154,7 +154,7 @@ class TokenProgram:
         emit.scale(at.k, at.kv_beats, S.K, NO_SCALAR)
         beats = self.config.word_beats
         for word in range(at.kv_words):
-            slot, k, v = layer * at.kv_words + word, at.k + word * beats, at.v + word * beats
+            slot, k, v = self._cache_slot(layer, word), at.k + word * beats, at.v + word * beats
             emit.rotate(k, beats, S.K_PEAK)
             emit.block(S.K_PEAK, S.K_PEAK)
             emit.scale(v, beats, S.V, S.V_PEAK)
@@ -186,9 +186,13 @@ class TokenProgram:
         emit.scalar(S.DELTA, S.PEAK, constant=scale / 127 / 2.0**QKV_FRACTION)
         self._project(name)
 
+    def _cache_slot(self, layer: int, word: int) -> int:
+        """Place in the KV cache of a word of a layer's keys and values."""
+        return self.shape.caches(layer) * self.layout.kv_words + word
+
     def _attend(self, layer: int, word: int, *, wait: Unit) -> None:
         window = min(self.shape.window(layer), self.config.context)
-        self.emit.attend(self.shape.caches(layer) * self.layout.kv_words + word, S.HEADS, window, wait=wait)
+        self.emit.attend(self._cache_slot(layer, word), S.HEADS, window, wait=wait)
 
     def _project(self, name: str, scale: Callable[[], None] = lambda: None) -> None:
         """x += matrix @ activations * S.DELTA, one table load of column blocks at a time.

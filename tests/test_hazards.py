@@ -64,6 +64,19 @@ def test_programs_of_groups_have_no_hazards(name: str, changes: dict[str, Any]) 
 def test_slots_have_no_hazards(is_parallel: bool, slots: int) -> None:
     """A slot that takes the query, the rotary factors or the result of attention from the one before it."""
     image = parallel_image("stream") if is_parallel else synthetic_image("stream")
+    check_slots(image, slots)
+
+
+@pytest.mark.parametrize("groups", [(1, 1, 0), (0, 2, 2), (3, 1, 2)], ids=str)
+def test_slots_of_layers_without_attention_have_no_hazards(groups: tuple[int, ...]) -> None:
+    """The same where a layer has a feed-forward only, or attention only."""
+    shape = replace(SHAPES["stream"], is_parallel=True, layers=3, feed_groups=groups, windows=(64, 0, 16))
+    image = compile_checkpoint(synthetic_checkpoint(replace(shape, feed_forward=120 * max(groups))), STREAM)
+    check_slots(image, STREAM.slots)
+
+
+def check_slots(image: Image, slots: int) -> None:
+    """Prove that the passes of an image for so many tokens have no hazards."""
     for position in (0, 7, 100, image.context - slots):
         for reads in (False, True):
             taken = Pass((0,) * slots, position, 1 if not reads else slots, reads)

@@ -113,8 +113,8 @@ def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) 
     assert divergence(Reference(model).logits(tokens), golden) < 0.003
 
 
-@pytest.mark.parametrize(("config", "feed_forward", "groups"), [(TINY, 48, 3), (TINY, 48, 6), (RESIDENT, 240, 4)],
-                         ids=["three", "six", "resident"])
+@pytest.mark.parametrize(("config", "feed_forward", "groups"), [
+    (TINY, 48, 3), (TINY, 48, 6), (RESIDENT, 240, 4), (RESIDENT, 60, 3)], ids=["three", "six", "resident", "in-pairs"])
 def test_fit_counts_the_tiles_of_groups(config: Config, feed_forward: int, groups: int) -> None:
     """A model that fits by its headers, and is refused when all its weights are read."""
     shape = replace(SHAPE if config is TINY else WIDE, feed_forward=feed_forward, feed_groups=(groups, groups - 2),
@@ -147,7 +147,7 @@ def test_groups_and_windows_are_read() -> None:
     ({"attention_windows": [64, 64, True, 64]}, "attention_windows must list"),
     ({"attention_windows": [0, 64, 64, 64]}, "both 0 for a layer")], ids=str)
 def test_impossible_groups_and_windows_are_refused(change: dict[str, object], message: str) -> None:
-    """Layers without windows, or windows without positions, accepted."""
+    """Layers without a number, a layer with nothing, or lists of nothing but 0, accepted."""
     said = json.loads((STORIES / "config.json").read_text())
     with pytest.raises(ValueError, match=message):
         from_config(said | {"intermediate_size": 640} | OWN | change)
@@ -155,12 +155,19 @@ def test_impossible_groups_and_windows_are_refused(change: dict[str, object], me
 
 @pytest.mark.parametrize("change", [
     {"feed_forward_groups": [1, 1, 1, 1]}, {"attention_windows": [64, 64, 0, 64]}], ids=str)
-@pytest.mark.parametrize("other", [{"use_parallel_residual": False}, {"architectures": ["BitNetForCausalLM"]}], ids=str)
+@pytest.mark.parametrize("other", [
+    {"use_parallel_residual": False}, {"architectures": ["BitNetForCausalLM"]},
+    {"architectures": ["HGRNBitForCausalLM"]}],
+    ids=str)
 def test_layers_of_other_programs_are_refused(change: dict[str, object], other: dict[str, object]) -> None:
     """An option that the program of layers one after the other would ignore."""
     said = json.loads((STORIES / "config.json").read_text())
-    objections = from_config(said | dict.fromkeys(PER_LAYER) | {"num_hidden_layers": 4} | change | other).objections
-    assert any(next(iter(change)) in line for line in objections)
+    config = said | dict.fromkeys(PER_LAYER) | {"num_hidden_layers": 4} | change | other
+    if "architectures" in other:
+        assert any(next(iter(change)) in line for line in from_config(config).objections)
+    else:
+        with pytest.raises(ValueError, match="need use_parallel_residual true"):
+            from_config(config)
 
 
 def test_configuration_is_read() -> None:
@@ -177,8 +184,25 @@ def test_configuration_is_read() -> None:
     {"use_parallel_residual": True, "architectures": ["BitNetForCausalLM"]}])
 def test_what_cannot_run_is_refused(change: dict[str, object]) -> None:
     """Another meaning of the key, or a gate that this program does not have."""
-    said = json.loads((STORIES / "config.json").read_text())
+    said = json.loads((STORIES / "config.json").read_text()) | dict.fromkeys(PER_LAYER)
     assert any("use_parallel_residual" in line for line in from_config(said | change).objections)
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (2, 3)], ids=str)
+def test_equal_gains_of_a_layer_without_attention_count(groups: tuple[int, ...]) -> None:
+    """A gain that is looked for where layers with attention have theirs, and so is left out."""
+    gains = {"1.qkv": np.full(SHAPE.hidden, 1.5, np.float32)}
+    model = replace(synthetic_checkpoint(replace(SHAPE, feed_groups=groups, windows=(64, 0))), gains=gains)
+    tokens = np.random.default_rng(3).integers(0, SHAPE.vocab, 24)
+    golden = golden_logits(Golden(compile_checkpoint(model, BANKED)), tokens.tolist())
+    assert divergence(Reference(model).logits(tokens), golden) < 0.002
+    assert divergence(Reference(replace(model, gains={})).logits(tokens), golden) > 0.1
+
+
+def test_layers_beyond_the_program_memory_are_refused() -> None:
+    """Layers of feed-forward alone, which take no place in the KV cache, read one and all before they are too many."""
+    with pytest.raises(TritloomError, match="operations, at the least, tiny has"):
+        Layout(replace(SHAPE, layers=200, windows=(4,) + (0,) * 199, feed_groups=(1,) * 200), TINY)
 
 
 def test_gains_are_refused() -> None:

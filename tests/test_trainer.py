@@ -233,14 +233,17 @@ def test_groups_have_scales_of_their_own() -> None:
     assert 0 < largest < 0.1 * whole(tokens).abs().max()
 
 
-@pytest.mark.parametrize("change", [
-    {"attention_windows": (3,)}, {"feed_groups": (2, 2)}, {"attention_windows": (3, 0)},
-    {"feed_groups": (1,), "parallel_residual": True},
-    {"feed_groups": (1, 0), "attention_windows": (3, 0), "parallel_residual": True}], ids=str)
-def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object]) -> None:
+@pytest.mark.parametrize(("change", "message"), [
+    ({"attention_windows": (3,)}, "one per layer"), ({"feed_groups": (1,)}, "one per layer"),
+    ({"feed_groups": (2, -1)}, "not negative"), ({"attention_windows": (0, 0)}, "not all 0"),
+    ({"feed_groups": (0, 0)}, "not all 0"), ({"feed_groups": (3, 1)}, "16 is no multiple"),
+    ({"feed_groups": (1, 0), "attention_windows": (3, 0)}, "needs attention or a feed-forward"),
+    ({"feed_groups": (2, 2), "parallel_residual": False}, "need parallel_residual"),
+    ({"attention_windows": (3, 0), "parallel_residual": False}, "need parallel_residual")], ids=str)
+def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object], message: str) -> None:
     """A run of hours whose model the importer refuses."""
-    with pytest.raises(ValueError, match="one per layer|need parallel_residual|needs attention or a feed-forward"):
-        replace(SMALL, num_layers=2, **change)
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **{"num_layers": 2, "parallel_residual": True} | change)
 
 
 def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +265,14 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
     for wanted, found in ((whole.model, resumed.model), (whole.average.model, resumed.average.model)):
         assert all(map(torch.equal, wanted.parameters(), found.parameters()))
+
+
+def test_a_start_that_lacks_a_layer_s_part_is_refused(tmp_path: Path) -> None:
+    """A traceback, or a feed-forward that stays random under the name of a trained model."""
+    shape = replace(SMALL, num_layers=2, parallel_residual=True)
+    export(Student(replace(shape, feed_groups=(0, 1))), tmp_path, b"")
+    with pytest.raises(ValueError, match=r"has no tensor model.layers.0.mlp.down_proj.weight"):
+        start_from(Student(shape), tmp_path)
 
 
 def test_a_start_of_another_shape_is_refused(tmp_path: Path, trained: Student) -> None:

@@ -35,7 +35,7 @@ output head two (integers -4..4), with one float scale per tensor. The checkpoin
 RMS norm without gain, untied head, no biases.{residual} {weights},
 int8 absmax activations per token, `y = dot * weight_scale / act_scale`. Keys and values are int8
 with one power-of-two exponent per token, queries with one per pair of heads {{g, 2+g}}. All of these
-quantisers were in the loop during training.
+quantisers were in the loop during training.{float_share}
 
 ## Held-out loss
 
@@ -101,6 +101,8 @@ WINDOWS = " Attention of the layers sees the last {windows}\npositions{none}."
 NO_ATTENTION = "; 0 is a layer of\nfeed-forward only"
 GROUPS = " The feed-forward of the layers is quantised in {groups} groups of {size}{none}."
 NO_FEED_FORWARD = "; 0 is a layer of attention only"
+FLOAT_SHARE = """ Those of the weights came by and by: in the first {half:.0%} of the run
+weights were floats, and until {whole:.0%} ever less so."""
 MUON, ADAM = "Muon on the matrices and Adam on embedding and head", "Adam"
 AVERAGE = "\nThe weights are averages, mostly of the last {span:.0%} of the run, quantised."
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
@@ -191,6 +193,7 @@ def write_card(folder: Path) -> None:
         soft=1 - options["label_share"],
         sampled=options["sampled_share"],
         residual=residual(config),
+        float_share=FLOAT_SHARE.format(half=share / 2, whole=share) if (share := options.get("float_share")) else "",
         optimisers=ADAM if options.get("adam") else MUON,
         average=AVERAGE.format(span=options["span"]) if options.get("span") else "",
         start=STARTED.format(start=options["start"]) if options.get("start") else "",

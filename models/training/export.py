@@ -87,11 +87,12 @@ def load(directory: Path) -> Student:
 def start_from(model: Student, directory: Path) -> None:
     """Give a model float weights that quantise to the published ones, of which it may have more.
 
-    A feed-forward that it has not is left out; windows, groups and the width of the feed-forward may differ.
+    Attention or a feed-forward that a layer has not is left out; windows, groups and the width of the feed-forward may
+    differ.
 
     Raises
     ------
-    ValueError: those are sparse, and the model is not, or they are of another shape.
+    ValueError: those are sparse, and the model is not, they are of another shape, or a layer of them lacks something.
     OSError: there is no published model.
     """
     config = published_config(directory)
@@ -105,8 +106,10 @@ def start_from(model: Student, directory: Path) -> None:
 
 def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeight, Tensor, Tensor]]:
     """Every quantised weight of a model, with the integers and the step that a folder holds for it."""
-    stored = load_file(directory / "model.safetensors")
-    for name, weight in weights_by_name(model).items():
+    stored, wanted = load_file(directory / "model.safetensors"), weights_by_name(model)
+    if missing := wanted.keys() - stored.keys():
+        raise ValueError(f"{directory} has no tensor {min(missing)}")
+    for name, weight in wanted.items():
         values = unpack_trits(stored[name]) if weight.limit == 1 else stored[name]
         yield weight, torch.from_numpy(values).float(), torch.from_numpy(stored[f"{name}_scale"])[0]
 

@@ -142,7 +142,7 @@ class StudentOptimisers:
 
     def set_rates(self, progress: float) -> None:
         """Set the learning rates of this share of the run."""
-        rate = max(self._rates.rate(progress), 0.0)
+        rate = self._rates.rate(progress)
         for optimiser, peaks in zip(self._optimisers, self._peaks, strict=True):
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"].fill_(peak * rate)

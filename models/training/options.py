@@ -26,7 +26,7 @@ class Options(Rates):
     sparse: bool = False
 
     def quantised(self, progress: float) -> float:
-        """How far weights are quantised: 0 in the first half of ``float_share`` of the run, 1 behind it."""
+        """How far weights are quantised: in the first half of ``float_share`` not at all, then ever more, then to 1."""
         return min(1.0, max(0.0, 2 * progress / self.float_share - 1)) if self.float_share else 1.0
 
     def progress(self, step: int, seconds: float) -> float:

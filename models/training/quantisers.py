@@ -143,7 +143,8 @@ def integer_linear(integers: Tensor, step: Tensor, weights: list[QuantisedWeight
     """Ternary projections sharing one quantised input.
 
     integers [N, K], step [N, 1], weights each [M_i, K] -> [N, sum M_i]. Trits and 8-bit integers
-    are exact in bfloat16, so ``dtype`` only sets the rounding of the result and of the gradients.
+    are exact in bfloat16, so ``dtype`` only sets the rounding of the result and of the gradients; and of weights while
+    they are not quantised all the way.
     """
     pairs = [weight() for weight in weights]
     trits = torch.cat([trit for trit, _ in pairs]).to(dtype)

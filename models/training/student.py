@@ -41,8 +41,8 @@ class StudentConfig:
 
     Raises
     ------
-    ValueError: a number of windows or of groups that is not that of the layers, a layer of nothing, or what only a
-        parallel model may say.
+    ValueError: a number of windows or of groups that is not that of the layers, a layer of nothing, groups of different
+        sizes, or what only a parallel model may say.
     """
 
     vocab_size: int = 512
@@ -62,12 +62,14 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         for name, per_layer in (("attention_windows", self.attention_windows), ("feed_groups", self.feed_groups)):
-            if per_layer and len(per_layer) != self.num_layers:
-                raise ValueError(f"{name} must be one per layer, got {per_layer}")
+            if per_layer and (len(per_layer) != self.num_layers or min(per_layer) < 0 or not any(per_layer)):
+                raise ValueError(f"{name} must be one per layer, not negative and not all 0, got {per_layer}")
         if not self.parallel_residual and (self.feed_groups or 0 in self.attention_windows):
             raise ValueError("feed_groups and layers without attention need parallel_residual")
         if any(not self.window(layer) and not self.groups(layer) for layer in range(self.num_layers)):
             raise ValueError("a layer needs attention or a feed-forward")
+        if self.intermediate_size % max(self.feed_groups, default=1):
+            raise ValueError(f"{self.intermediate_size} is no multiple of the most feed_groups {self.feed_groups}")
 
     def groups(self, layer: int) -> int:
         """Groups of the feed-forward of a layer; 0 if it has none."""

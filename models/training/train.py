@@ -2,8 +2,8 @@
 
 The training target of each position mixes the true next token with the teacher's distribution;
 a share of the windows comes from stories that the teacher sampled. The learning rate warms up, then
-falls linearly to zero at the end of the budget, counted in steps (reproducible) or in minutes (ends on
-time on any machine).
+falls to zero at the end of the budget, counted in steps (reproducible) or in minutes (ends on time on
+any machine). Weights may be floats at first and be quantised by and by.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main(
     span: Annotated[
         float, typer.Option(help="Share of the run whose weights make most of the published average.", min=0, max=1)
     ] = Options.span,
-    descent: Annotated[float, typer.Option(help="Power of the way down of all rates; 1 is a straight line.")
+    descent: Annotated[float, typer.Option(help="Power of the way down of all rates; 1 is a straight line.", min=1)
                        ] = Options.descent,
     float_share: Annotated[
         float, typer.Option(help="Share of the run until weights are quantised: floats, then ever less so.",
