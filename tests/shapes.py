@@ -36,6 +36,8 @@ def synthetic_image(name: str, seed: int = 0) -> Image:
 
 
 def stream_image(*, is_parallel: bool = True) -> Image:
-    """A small random model that streams."""
-    shape = replace(SHAPES["stream"], hidden=80, feed_forward=160, layers=2, is_parallel=is_parallel)
+    """A small random model that streams; a parallel one has a layer without attention, and feed-forwards in groups."""
+    shape = replace(SHAPES["stream"], hidden=80, feed_forward=160, layers=2)
+    if is_parallel:
+        shape = replace(shape, is_parallel=True, layers=3, feed_groups=(2, 1, 2), windows=(16, 0, shape.context))
     return compile_checkpoint(synthetic_checkpoint(shape), STREAM)
