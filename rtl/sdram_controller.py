@@ -139,7 +139,7 @@ class SDRAMController(wiring.Component):
 
         nothing = {"code": Command.NOP}
         row, column = Signal(COMMAND, init=nothing), Signal(COMMAND, init=nothing)
-        write_data, access = Signal(32), Signal(Access)
+        write_data, access = Signal(32, reset_less=True), Signal(Access)
         with m.If(tick):
             m.d.sync += [
                 row.eq(Mux(maintenance.active, maintenance.command, opener.command)), column.eq(issuer.command),

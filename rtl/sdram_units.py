@@ -171,14 +171,14 @@ class RowOpener(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        request = Signal.like(self.i.payload)
+        request = Signal.like(self.i.payload, reset_less=True)
         column_bits = self._part.column_bits - 1
         column = request.address[:column_bits]
         bank = request.address[column_bits:column_bits + BANK_BITS]
         row = Signal(self._part.row_bits)
-        rows = Array(Signal(self._part.row_bits, name=f"row{n}") for n in range(1 << BANK_BITS))
+        rows = Array(Signal(self._part.row_bits, name=f"row{n}", reset_less=True) for n in range(1 << BANK_BITS))
         open_banks = Signal(1 << BANK_BITS)
-        is_open, same_row = Signal(), Signal()
+        is_open, same_row = Signal(reset_less=True), Signal(reset_less=True)
         timer = Signal(range(slots(self._timing.rp) + 1))
         expired = timer == 0
 
@@ -250,7 +250,8 @@ class ColumnIssuer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        current, following = Signal.like(self.i.payload), Signal.like(self.i.payload)
+        current, following = (
+            Signal.like(self.i.payload, name=name, reset_less=True) for name in ("current", "following"))
         current_valid, following_valid, recent_valid = Signal(), Signal(), Signal()
         # The bank of each as one bit, zero without one: the opener waits for these, and they come from far away.
         current_bank, following_bank, recent_bank = (
@@ -258,7 +259,8 @@ class ColumnIssuer(wiring.Component):
         turnaround = Signal(range(self._turnaround))
         is_write = current.access == Access.WRITE
         fire = Signal()
-        is_last = Signal()      # of the words of the current request; a register, as it loads the next from far away
+        # Of the words of the current request; a register, for it lets in the next one, which lies far away.
+        is_last = Signal(reset_less=True)
 
         m.d.comb += [
             fire.eq(current_valid & (~is_write | (turnaround == 0))),
@@ -306,11 +308,12 @@ class ReadReturn(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         on_the_way = Signal(self._latency_cycles + 1)
-        streams = Signal(self._latency_cycles + 1)
-        low = Signal(16)
+        # Without a reset, which would have to reach the pads in one clock: `valid` has one.
+        streams = Signal(self._latency_cycles + 2, reset_less=True)
+        low, word = Signal(16, reset_less=True), Signal(32, reset_less=True)
         m.d.sync += [
             on_the_way.eq(Cat(self.read, on_the_way)), streams.eq(Cat(self.stream, streams)), low.eq(self.dq_i),
-            self.data.valid.eq(on_the_way[-1]), self.data.stream.eq(streams[-1]),
-            self.data.word.eq(Cat(low, self.dq_i)),
+            self.data.valid.eq(on_the_way[-1]), word.eq(Cat(low, self.dq_i)),
         ]
+        m.d.comb += [self.data.stream.eq(streams[-1]), self.data.word.eq(word)]
         return m

@@ -176,7 +176,7 @@ class WeightStream(wiring.Component):
             m.d.sync += [pending.eq(host.valid), order.eq(host.payload)]
         m.d.comb += host.ready.eq(~pending)
         # A register between queue and controller keeps the controller's ready out of the queue's pointers.
-        full, held = Signal(), Signal(layout)
+        full, held = Signal(), Signal(layout, reset_less=True)
         with m.If(~full):
             m.d[self._sdram_domain] += [held.eq(requests.r_data), full.eq(requests.r_rdy)]
         with m.Elif(self.memory.request.ready):
