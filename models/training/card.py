@@ -58,7 +58,7 @@ uses other held-out tokens, after the first {tokens:,}.
 ## Data and training
 
 Trained for {steps:,} steps of {batch:,} tokens ({seen:.1f} million tokens, {minutes:.0f} minutes on
-{device}) with {optimisers}.{average}{start}{note} The text is 4,041 TinyStories (1.71 million
+{device}) with {optimisers}.{average}{settled}{start}{note} The text is 4,041 TinyStories (1.71 million
 tokens). The target of each position is {label:.0%} true next token and {soft:.0%} distribution of the
 teacher; {sampled:.0%} of the windows come from stories that the teacher sampled at temperature 1, where
 the teacher's distribution is the whole target. `loss_curve.json` records every option, the
@@ -101,6 +101,8 @@ WINDOWS = " Attention of the layers sees the last {windows}\npositions{none}."
 NO_ATTENTION = "; 0 is a layer of\nfeed-forward only"
 GROUPS = " The feed-forward of the layers is quantised in {groups} groups of {size}{none}."
 NO_FEED_FORWARD = "; 0 is a layer of attention only"
+SETTLED = """ In the last {share:.0%} of the run its
+integers were decided for good, those that flipped most at last."""
 FLOAT_SHARE = """ Those of the weights came by and by: in the first {half:.0%} of the run
 weights were floats, and until {whole:.0%} ever less so."""
 MUON, ADAM = "Muon on the matrices and Adam on embedding and head", "Adam"
@@ -108,7 +110,8 @@ AVERAGE = "\nThe weights are averages, mostly of the last {span:.0%} of the run,
 STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit that `loss_curve.json` names."
 # Options that the card's command names where they are not the default.
 FURTHER = {option: getattr(Options, option) for option in (
-    "shape", "windows", "matrix_lr", "matrix_decay", "adam", "span", "descent", "float_share", "embed_lr", "head_lr",
+    "shape", "windows", "matrix_lr", "matrix_decay", "adam", "span", "descent", "float_share", "settle_share",
+    "embed_lr", "head_lr",
     "label_share", "sampled_share", "sampled_streams", "start", "sparse")}
 
 
@@ -196,6 +199,7 @@ def write_card(folder: Path) -> None:
         float_share=FLOAT_SHARE.format(half=share / 2, whole=share) if (share := options.get("float_share")) else "",
         optimisers=ADAM if options.get("adam") else MUON,
         average=AVERAGE.format(span=options["span"]) if options.get("span") else "",
+        settled=SETTLED.format(share=share) if (share := options.get("settle_share")) else "",
         start=STARTED.format(start=options["start"]) if options.get("start") else "",
         note="\n" + record["note"] if "note" in record else "",
         further="".join(further),

@@ -57,10 +57,15 @@ class QuantisedWeight(nn.Module):
     Members
     -------
     share : 0-d tensor, how much of the way from the float weight to the integer is gone: 1, or less while a run begins.
+    constant_step : 0-d tensor, the step if that no longer follows the weights, else 0.
+    is_settled, settled : [rows, columns], where the integer no longer follows the weight, and what it is there.
     """
 
     frozen_step: Tensor | None
     share: Tensor
+    constant_step: Tensor
+    is_settled: Tensor
+    settled: Tensor
 
     def __init__(self, rows: int, columns: int, limit: int, spread: float, *, sparse: bool = False) -> None:
         super().__init__()
@@ -68,17 +73,33 @@ class QuantisedWeight(nn.Module):
         self.weight = nn.Parameter(torch.randn(rows, columns) * spread)
         self.register_buffer("frozen_step", None, persistent=False)
         self.register_buffer("share", torch.tensor(1.0), persistent=False)
+        self.register_buffer("constant_step", torch.tensor(0.0))
+        self.register_buffer("is_settled", torch.zeros(rows, columns, dtype=torch.bool))
+        self.register_buffer("settled", torch.zeros(rows, columns))
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """(integers [rows, columns] as float, step as a 0-d tensor)."""
         if self.frozen_step is not None:
             return self.weight, self.frozen_step
-        step = self.weight.detach().abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
+        step = self.step()
         scaled = self.weight / step
-        with torch.no_grad():
-            nearest = (one_zero_in_four(scaled, self.limit) if self.sparse
-                       else scaled.clamp(-self.limit, self.limit).round())
-        return scaled + self.share * (nearest - scaled).detach(), step
+        return scaled + self.share * (self.integers() - scaled).detach(), step
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """What an integer stands for: 0-d."""
+        if self.frozen_step is not None:
+            return self.frozen_step
+        follows = self.weight.abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
+        return torch.where(self.constant_step > 0, self.constant_step, follows)
+
+    @torch.no_grad()
+    def integers(self) -> Tensor:
+        """[rows, columns] as float: those that have settled, and for the others the nearest to the weight."""
+        scaled = self.weight / self.step()
+        nearest = (one_zero_in_four(scaled, self.limit) if self.sparse
+                   else scaled.clamp(-self.limit, self.limit).round())
+        return torch.where(self.is_settled, self.settled, nearest)
 
     def freeze(self, integers: Tensor, step: Tensor) -> None:
         """Replace the float weight by exported integers and their scale."""

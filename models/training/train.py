@@ -32,6 +32,7 @@ from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss
 from models.training.export import export, start_from
 from models.training.optim import Average, StudentOptimisers
 from models.training.options import Options
+from models.training.settling import Settling
 from models.training.step import Step
 from models.training.student import SHAPES, Student, product_type
 from models.training.teacher import Teacher, sampled_stories, soft_targets
@@ -59,6 +60,7 @@ class Run:
             start_from(self.model, Path(options.start))
         self.model.to(device)
         self.average = Average(self.model, options.span)        # what is published
+        self.settling = Settling(self.model, self.average.model) if options.settle_share else None
         self.optimisers = StudentOptimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
         self.step, self.seconds = 0, 0.0
@@ -76,6 +78,7 @@ class Run:
             "model": self.model.state_dict(),
             "averaged": self.average.model.state_dict(),
             "optimisers": self.optimisers.state(),
+            "settling": self.settling.state() if self.settling else None,
             "rng": self.rng.bit_generator.state,
             "step": self.step,
             "seconds": self.seconds,
@@ -91,6 +94,8 @@ class Run:
         run.model.load_state_dict(state["model"])
         run.average.model.load_state_dict(state["averaged"])
         run.optimisers.load_state(state["optimisers"])
+        if run.settling:
+            run.settling.load_state(state["settling"])
         run.rng.bit_generator.state = state["rng"]
         run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
         return run
@@ -111,6 +116,8 @@ class Run:
         loss = step(*self.batch(text, sampled), progress)
         self.step += 1
         self.average.step(self.step)
+        if self.settling:
+            self.settling.step(self.options.settling(self.options.progress(self.step, self.seconds)))
         return loss
 
 
@@ -226,6 +233,10 @@ def main(
         float, typer.Option(help="Share of the run until weights are quantised: floats, then ever less so.",
                             min=0, max=0.9)
     ] = Options.float_share,
+    settle_share: Annotated[
+        float, typer.Option(help="Share of the run at its end in which integers are decided for good, one after the "
+                                 "other.", min=0, max=1)
+    ] = Options.settle_share,
     embed_lr: Annotated[float, typer.Option(help="Peak learning rate of the embedding (Adam).")] = Options.embed_lr,
     head_lr: Annotated[float, typer.Option(help="Peak learning rate of the head (Adam).")] = Options.head_lr,
     label_share: Annotated[float, typer.Option(help="Weight of the true tokens.")] = Options.label_share,
@@ -240,6 +251,9 @@ def main(
     torch.set_num_threads(threads)
     if shape not in SHAPES:
         raise typer.BadParameter(f"there is no model {shape!r}; choose {', '.join(SHAPES)}")
+    if sparse and settle_share:
+        raise typer.BadParameter("--settle-share decides one integer at a time, and --sparse has groups of four that "
+                                 "belong together; leave out one of the two")
     name = f"{shape}-sparse" if sparse else shape
     out, work = out or ROOT / f"models/{name}", work or ROOT / "build/training"
     work.mkdir(parents=True, exist_ok=True)
@@ -247,7 +261,7 @@ def main(
     options = Options(
         shape=shape, seed=seed, steps=steps, minutes=minutes, windows=windows,
         matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, descent=descent,
-        float_share=float_share, embed_lr=embed_lr, head_lr=head_lr,
+        float_share=float_share, settle_share=settle_share, embed_lr=embed_lr, head_lr=head_lr,
         label_share=label_share, sampled_share=sampled_share,
         sampled_streams=sampled_streams, start=start, sparse=sparse,
     )  # fmt: skip
