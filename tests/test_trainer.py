@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
 from models.training.options import Options
 from models.training.quantisers import QuantisedWeight
+from models.training.settling import MEMORY_STEPS, Settling
 from models.training.step import Step
 from models.training.student import SHAPES, Student, StudentConfig, window_attention
 from models.training.teacher import Teacher, sampled_stories, soft_targets
@@ -163,6 +165,38 @@ def test_weights_are_quantised_by_and_by() -> None:
     assert replace(options, float_share=0.0).quantised(0.0) == 1
 
 
+def test_integers_settle_the_doubtful_ones_last() -> None:
+    """A weight that flips and is decided with those that stand still, or one that is decided and still moves."""
+    torch.manual_seed(7)
+    model = Student(SMALL)
+    average, down = Average(model, 0.1).model, model.blocks[0].down_proj
+    step, still = down.step(), down.integers()
+    settling = Settling(model, average)
+    moving = torch.zeros_like(still, dtype=torch.bool)
+    moving[0] = True
+    with torch.no_grad():
+        for turn in range(8 * MEMORY_STEPS):        # every fourth time they are elsewhere
+            down.weight.copy_(torch.where(moving, (turn % 4 > 0) * step, still * step))
+            settling.step(0.0)
+        assert not down.is_settled.any()
+        settling.step(0.2)
+        assert torch.equal(down.is_settled, ~moving)
+        settling.step(1.0)
+        assert down.is_settled.all()
+        down.weight.fill_(-3.0)
+    expected = torch.where(moving, 1.0, still)
+    for module in (down, average.blocks[0].down_proj):
+        integers, constant = module()
+        assert torch.equal(integers.round(), expected) and constant == step
+
+
+def test_integers_settle_at_the_end_of_a_run() -> None:
+    """A run that settles at once, or is not done at its end."""
+    options = Options(seed=1, steps=10, minutes=0, settle_share=0.25)
+    assert [options.settling(progress) for progress in (0.0, 0.75, 0.875, 1.0)] == pytest.approx([0, 0, 0.5, 1])
+    assert replace(options, settle_share=0.0).settling(1.0) == 0
+
+
 @pytest.mark.parametrize("span", [0.0, 0.2])
 def test_the_average_weighs_the_newest_steps(span: float) -> None:
     """Step t of n counts as t to the power of 1 / span - 1, and without a span the newest alone."""
@@ -259,12 +293,28 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             run.advance(step, *corpora)
         return run
 
-    options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4, float_share=0.9)
+    options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4, float_share=0.9,
+                      settle_share=0.9)
     whole, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
     half.save(tmp_path / "state.pt")
     resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
     for wanted, found in ((whole.model, resumed.model), (whole.average.model, resumed.average.model)):
         assert all(map(torch.equal, wanted.parameters(), found.parameters()))
+        assert all(map(torch.equal, wanted.buffers(), found.buffers()))
+    assert whole.model.blocks[0].down_proj.is_settled.any()
+
+
+@pytest.mark.parametrize("change", [{"options": {"seed": 1, "colour": 3}}, {"model": {}}], ids=str)
+def test_states_of_another_version_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+                                               ) -> None:
+    """A traceback after an update of the trainer."""
+    monkeypatch.setitem(SHAPES, "small", SMALL)
+    path = tmp_path / "state.pt"
+    Run(Options(seed=1, steps=10, minutes=0, shape="small"), CPU).save(path)
+    Run.resume(path, CPU)
+    torch.save(torch.load(path, weights_only=False) | change, path)
+    with pytest.raises(ValueError, match="saved by another version of the trainer; begin anew"):
+        Run.resume(path, CPU)
 
 
 def test_a_start_that_lacks_a_layer_s_part_is_refused(tmp_path: Path) -> None:

@@ -88,16 +88,24 @@ class Run:
 
     @classmethod
     def resume(cls, path: Path, device: torch.device) -> Run:
-        """Continue from a saved state, with its options."""
+        """Continue from a saved state, with its options.
+
+        Raises
+        ------
+        ValueError: it was saved by another version of the trainer.
+        """
         state = torch.load(path, weights_only=False, map_location=device)
-        run = cls(Options(**state["options"]), device)
-        run.model.load_state_dict(state["model"])
-        run.average.model.load_state_dict(state["averaged"])
-        run.optimisers.load_state(state["optimisers"])
-        if run.settling:
-            run.settling.load_state(state["settling"])
-        run.rng.bit_generator.state = state["rng"]
-        run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
+        try:
+            run = cls(Options(**state["options"]), device)
+            run.model.load_state_dict(state["model"])
+            run.average.model.load_state_dict(state["averaged"])
+            run.optimisers.load_state(state["optimisers"])
+            if run.settling:
+                run.settling.load_state(state["settling"])
+            run.rng.bit_generator.state = state["rng"]
+            run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} was saved by another version of the trainer; begin anew") from error
         return run
 
     def batch(self, text: Corpus, sampled: Corpus) -> tuple[Tensor, Tensor]:
