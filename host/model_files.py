@@ -237,10 +237,10 @@ def stored_shapes(architecture: Architecture, layer: int) -> dict[str, tuple[int
     return shapes | {"gate_up": (gate_rows + up_rows, columns), "down": down}
 
 
-def _projections(architecture: Architecture) -> set[str]:
-    names = {f"{layer}.{part}" for layer in range(architecture.shape.layers)
-             for part in stored_shapes(architecture, layer)}
-    return names | {"head"} if _is_hgrn(architecture) else names
+def _projections(architecture: Architecture) -> list[str]:
+    names = [f"{layer}.{part}" for layer in range(architecture.shape.layers)
+             for part in stored_shapes(architecture, layer)]
+    return ["head", *names] if _is_hgrn(architecture) else names
 
 
 def _check_hgrn(model: ModelFiles) -> None:
@@ -267,7 +267,7 @@ def _check_matrices(container: str, architecture: Architecture, matrices: dict[s
     if layers > len(matrices):
         raise TritloomError(f"the configuration asks for {layers} layers, the weights have {len(matrices)} matrices; "
                             "fetch the checkpoint again")
-    spelling, ternary = {part: name for name, part in parts.items()}, _projections(architecture)
+    spelling, ternary = {part: name for name, part in parts.items()}, set(_projections(architecture))
     prefix = "model.layers" if container == "safetensors" else "blk"
     for key, size in _expected(architecture).items():
         layer, _, part = key.rpartition(".")
