@@ -31,6 +31,8 @@ ENGINE = f"{TOP}.soc.core.engine"  # module of the tile engine, kept apart in sy
 HIDE_ELEMENTS = r"rename -hide w:*\[*"
 STEPS = ("firmware", "image", "export", "synthesis", "floorplan", "place and route", "bitstream", "report")
 BITSTREAM, REPORT, LOG, IMAGE = "tritloom.bit", "report.json", "build.log", "image.tritloom"
+# Of a late wire against a long one, in nextpnr's placer: its default, and what helps the short ways of the SDRAM's domain.
+TIMING_WEIGHTS = {"ebr": 10, "sdram": 30}
 
 
 @dataclass
@@ -158,6 +160,7 @@ class Build:
             platform._nextpnr_package_options[platform.package].upper(), "--speed", platform.speed,
             # router2 stands still on tiny (67 % of a 12F) with 1,200 wires left.
             "--router", "router1", "--seed", str(self.seed),
+            "--placer-heap-timingweight", str(TIMING_WEIGHTS[self.config.weight_source]),
             "--json", "netlist.json", "--lpf", f"{TOP}.lpf", "--textcfg", "top.config",
             "--report", report.name), folder=self.work, result=report)
         self.routed = status == 0
