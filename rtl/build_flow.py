@@ -31,7 +31,7 @@ ENGINE = f"{TOP}.soc.core.engine"  # module of the tile engine, kept apart in sy
 HIDE_ELEMENTS = r"rename -hide w:*\[*"
 STEPS = ("firmware", "image", "export", "synthesis", "floorplan", "place and route", "bitstream", "report")
 BITSTREAM, REPORT, LOG, IMAGE = "tritloom.bit", "report.json", "build.log", "image.tritloom"
-# Of a late wire against a long one, in nextpnr's placer: its default, and what helps the short ways of the SDRAM's domain.
+# Of a late wire against a long one, in nextpnr's placer: its default, and what helps the fast clock of the SDRAM.
 TIMING_WEIGHTS = {"ebr": 10, "sdram": 30}
 
 
