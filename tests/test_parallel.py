@@ -47,7 +47,7 @@ def test_windows_are_those_of_the_reference(config: Config, other: dict[str, obj
         shape = replace(shape, hidden=80, feed_forward=180, head_dim=20, heads=2, kv_heads=1)
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 32)
     golden = golden_logits(Golden(compile_checkpoint(model, config)), tokens.tolist())
-    assert divergence(Reference(model).logits(tokens), golden) < 0.002
+    assert divergence(Reference(model).logits(tokens), golden) < (0.0012 if config is STREAM else 0.001)
     assert divergence(Reference(replace(model, shape=replace(shape, **other))).logits(tokens), golden) > 0.1
 
 
@@ -82,7 +82,8 @@ def test_more_groups_than_registers_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("shape", "message"), [
-    (replace(SHAPE, feed_forward=96, feed_groups=(2, 1)), "2 column blocks of the hidden size or of a group"),
+    (replace(SHAPE, feed_forward=96, feed_groups=(2, 1)),
+     "2 column blocks of the hidden size or of a group, tiny has 1"),
     (replace(SHAPE, feed_forward=128, feed_groups=(0, 4)), "18 activation beats, tiny has 16")],
     ids=["table", "buffer"])
 def test_groups_that_do_not_fit_are_refused(shape: Shape, message: str) -> None:
