@@ -83,20 +83,21 @@ class QuantisedWeight(nn.Module):
             return self.weight, self.frozen_step
         step = self.step()
         scaled = self.weight / step
-        return scaled + self.share * (self.integers() - scaled).detach(), step
+        return scaled + self.share * (self._nearest(scaled) - scaled).detach(), step
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """What an integer stands for: 0-d."""
-        if self.frozen_step is not None:
-            return self.frozen_step
+        """What an integer stands for while training: 0-d."""
         follows = self.weight.abs().mean().clamp(min=1e-8) * STEP_PER_MEAN[self.limit, self.sparse]
         return torch.where(self.constant_step > 0, self.constant_step, follows)
 
     @torch.no_grad()
     def integers(self) -> Tensor:
         """[rows, columns] as float: those that have settled, and for the others the nearest to the weight."""
-        scaled = self.weight / self.step()
+        return self._nearest(self.weight / self.step())
+
+    @torch.no_grad()
+    def _nearest(self, scaled: Tensor) -> Tensor:
         nearest = (one_zero_in_four(scaled, self.limit) if self.sparse
                    else scaled.clamp(-self.limit, self.limit).round())
         return torch.where(self.is_settled, self.settled, nearest)
@@ -140,6 +141,11 @@ class QuantisedWeight(nn.Module):
             drawn /= drawn.abs().mean() * step_per_mean
             drawn.clamp_(low + EDGE, high - EDGE)
         self.weight.copy_(drawn * step)
+
+
+def quantised_weights(model: nn.Module) -> list[QuantisedWeight]:
+    """All of a model, in its order."""
+    return [module for module in model.modules() if isinstance(module, QuantisedWeight)]
 
 
 def ternary(rows: int, columns: int, gain: float = 1.0, *, sparse: bool = False) -> QuantisedWeight:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.training.quantisers import QuantisedWeight
+from models.training.quantisers import quantised_weights
 
 MEMORY_STEPS = 100
 MOST_DOUBT = 0.5           # of an average that lies in the middle between two integers
@@ -25,9 +25,8 @@ class Settling:
     """
 
     def __init__(self, model: nn.Module, average: nn.Module) -> None:
-        self._weights = [module for module in model.modules() if isinstance(module, QuantisedWeight)]
-        copies = [module for module in average.modules() if isinstance(module, QuantisedWeight)]
-        for weight, copy in zip(self._weights, copies, strict=True):
+        self._weights = quantised_weights(model)
+        for weight, copy in zip(self._weights, quantised_weights(average), strict=True):
             weight.constant_step.copy_(weight.step())
             copy.constant_step, copy.settled, copy.is_settled = weight.constant_step, weight.settled, weight.is_settled
         self._averages = [weight.integers() for weight in self._weights]

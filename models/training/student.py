@@ -21,6 +21,7 @@ from models.training.quantisers import (
     grouped_linear,
     integer_linear,
     quantise_activations,
+    quantised_weights,
     ternary,
 )
 
@@ -204,9 +205,8 @@ class Student(nn.Module):
 
     def quantise(self, share: float) -> None:
         """Set how far float weights go towards the integers that they are published as: 0 not at all, 1 all the way."""
-        for module in self.modules():
-            if isinstance(module, QuantisedWeight):
-                module.share.fill_(share)
+        for weight in quantised_weights(self):
+            weight.share.fill_(share)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """tokens [B, T] -> logits [B*T, V]."""
