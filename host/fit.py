@@ -7,7 +7,7 @@ from math import ceil, prod
 from boards import BOARDS, Board
 from host.checkpoint import Shape, layer_shapes
 from host.errors import TritloomError
-from host.layout import Layout, written_beats
+from host.layout import Layout, group_places, written_beats
 from host.model_files import ModelFiles, logical_shape
 from host.packing import BASE3_TRITS
 from rtl.config import CONFIGS, ELEMENT_BITS, WORD_BITS, Config
@@ -219,7 +219,7 @@ def memory_limits(shape: Shape, board: Board, config: Config) -> Iterator[Limit]
             scratch = max(2 * feed, max(feed, mixer) + hidden)
     beats = kept + max(scratch, ceil(shape.vocab / lanes))
     yield Limit("vector memory", beats * beat_bits // 8, config.engine_beats * beat_bits // 8)
-    active = max(hidden, feed, queries)
+    active = max(hidden, group_places(shape, config) * ceil(feed / shape.most_groups), queries)
     yield Limit("activation memory", active * lanes, config.activation_depth * lanes)
 
 

@@ -71,12 +71,17 @@ class GroupedProgram(ParallelProgram):
             self._hidden(group)
             if not group:
                 self._end_delta(layer)
+            following = group + min(2, groups)
+            if group >= 2:
+                self._pair_or_down(layer, following)
             self._quantise_group(group, self.layout.hidden)
+            if group < 2:
+                self._pair_or_down(layer, following)
             self._scale_group(group)
-            self._pair_or_down(layer, group + min(2, groups))
-        for group in range(1, groups):
-            self._down_and_add(layer, group)
-        self._add_last([(self._delta(groups - 1), self._group_scale(groups - 1))])
+        for group in range(2, groups):
+            self._add_group(group - 2)
+            self._down(layer, group)
+        self._add_last([(self._delta(group), self._group_scale(group)) for group in range(groups)[-2:]])
 
     def _down_and_add(self, layer: int, group: int) -> None:
         """The down projection of a group, and while the engine works what that of the group before has left."""
@@ -84,11 +89,12 @@ class GroupedProgram(ParallelProgram):
         self._add_group(group - 1)
 
     def _pair_or_down(self, layer: int, group: int) -> None:
-        """What the engine does next: a pair, or after the last of them the first down projection."""
-        if group < self.shape.groups(layer):
+        """What the engine does next: a pair, or after the last of them a down projection."""
+        groups = self.shape.groups(layer)
+        if group < groups:
             self._pair(layer, group)
-        elif group == self.shape.groups(layer):
-            self._down(layer, 0)
+        else:
+            self._down(layer, group - groups)
 
     def _pair(self, layer: int, group: int, *, fill: bool = False) -> None:
         self._matvec(f"{layer}.pair/{group}", self.layout.pairs[group % 2], self._pair_peak(group), fill=fill)

@@ -8,6 +8,19 @@ from rtl.config import Config
 
 LAYER_OPERATIONS = 8       # at the least; so many layers are refused before any is read
 GROUP_SCALARS = 8          # scalar registers for the heads of attention and for groups of the hidden vector
+IDLE_SCALARS = 2           # further ones for groups: of keys and values, which are in the cache by then
+LATE_GROUPS = 2            # at most, of whose activations the first groups' may be in place
+
+
+def group_places(shape: Shape, config: Config) -> int:
+    """Groups of the hidden vector that the activation buffer has to hold at once.
+
+    All if they fit. The last are made when the down projection of the first is at work, so they may take their place.
+    """
+    beats = ceil(ceil(shape.feed_forward / config.lanes) / shape.most_groups)
+    read = ceil(beats / config.block_beats) * config.block_beats
+    least = max(1, shape.most_groups - LATE_GROUPS)
+    return min(shape.most_groups, max(least, (config.activation_depth - read) // beats + 1))
 
 
 def written_beats(config: Config, beats: int) -> int:
@@ -49,7 +62,9 @@ class Layout:
         else:
             end = self._place_side_by_side()
         # Activations of the hidden vector lie behind others if there is room: then neither waits for the other's use.
-        room = config.activation_depth - self._read(self.group_beats, first=self.feed_beats - self.group_beats)
+        self.group_places = group_places(shape, config)
+        self._last_place = (self.group_places - 1) * self.group_beats
+        room = config.activation_depth - self._read(self.group_beats, first=self._last_place)
         self.hidden_activations = self.hidden_beats if room >= self.hidden_beats else 0
         self._check_limits(end)
 
@@ -115,7 +130,7 @@ class Layout:
 
     def _check_limits(self, end: int) -> None:
         shape, config = self._shape, self._config
-        hidden = self._read(self.group_beats, first=self.hidden_activations + self.feed_beats - self.group_beats)
+        hidden = self._read(self.group_beats, first=self.hidden_activations + self._last_place)
         active = max(hidden, *(self._read(beats) for beats in (self.hidden_beats, self.q_beats)))
         blocks = max(self.hidden_beats, self.group_beats if shape.most_groups > 1 else 0) / config.block_beats
         limits = (
@@ -164,9 +179,10 @@ def _check_groups(shape: Shape, config: Config) -> None:
     if shape.feed_forward % (shape.most_groups * config.lanes):
         raise TritloomError(f"the model's feed-forward of {shape.feed_forward} in {shape.most_groups} groups does "
                             f"not fit {config.name}, which takes groups of whole beats of {config.lanes}")
-    if config.heads_parallel + shape.most_groups > GROUP_SCALARS:
+    scalars = GROUP_SCALARS - config.heads_parallel + IDLE_SCALARS
+    if shape.most_groups > scalars:
         raise TritloomError(f"the model's feed-forward is in {shape.most_groups} groups, {config.name} has registers "
-                            f"for {GROUP_SCALARS - config.heads_parallel}")
+                            f"for {scalars}")
 
 
 def _check_padding(shape: Shape, config: Config) -> None:

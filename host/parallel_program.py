@@ -240,11 +240,12 @@ class ParallelProgram(TokenProgram):
         self._add(self._delta(group), self._group_scale(group))
 
     def _group_activations(self, group: int) -> int:
-        return self.layout.hidden_activations + group * self.layout.group_beats
+        return self.layout.hidden_activations + group % self.layout.group_places * self.layout.group_beats
 
     def _group_scale(self, group: int) -> int:
-        """Register behind those of the heads."""
-        return S.HEADS + self.config.heads_parallel + group
+        """Register behind those of the heads, or of what the cache has taken."""
+        registers = *range(S.HEADS + self.config.heads_parallel, S.HEADS + GROUP_SCALARS), S.K, S.V
+        return registers[group]
 
     def _down(self, layer: int, group: int) -> None:
         self._matvec(f"{layer}.down/{group}", self._delta(group), S.SCRATCH, source=self._group_activations(group))

@@ -76,15 +76,15 @@ def test_groups_need_whole_beats() -> None:
 
 def test_more_groups_than_registers_are_refused() -> None:
     """Scales of groups in registers that mean something else, found when all weights are read."""
-    shape = replace(SHAPE, feed_forward=56, feed_groups=(7, 1))
-    with pytest.raises(TritloomError, match="in 7 groups, tiny has registers for 6"):
+    shape = replace(SHAPE, feed_forward=72, feed_groups=(9, 1))
+    with pytest.raises(TritloomError, match="in 9 groups, tiny has registers for 8"):
         Layout(shape, TINY)
 
 
 @pytest.mark.parametrize(("shape", "message"), [
     (replace(SHAPE, feed_forward=96, feed_groups=(2, 1)),
      "2 column blocks of the hidden size or of a group, tiny has 1"),
-    (replace(SHAPE, feed_forward=128, feed_groups=(0, 4)), "18 activation beats, tiny has 16")],
+    (replace(SHAPE, feed_forward=192, feed_groups=(0, 8)), "18 activation beats, tiny has 16")],
     ids=["table", "buffer"])
 def test_groups_that_do_not_fit_are_refused(shape: Shape, message: str) -> None:
     """A group wider than the lookup tables, or one whose last column block reaches beyond the activation buffer."""
@@ -99,14 +99,18 @@ WIDE = replace(SHAPES["resident"], hidden=80, feed_forward=320, layers=2, is_par
     (TINY, replace(SHAPE, feed_groups=(2, 2), windows=(2, 2))), (TINY, replace(SHAPE, feed_groups=(6, 6))),
     (TINY, replace(SHAPE, layers=1, heads=4, kv_heads=4, feed_groups=(2,))),
     (TINY, replace(SHAPE, layers=4, feed_groups=(1, 6, 0, 5), windows=(2, 0, 9, 0))),
+    (TINY, replace(SHAPE, layers=4, feed_groups=(3, 1, 2, 3), windows=(2, 0, 0, 0))),
+    (TINY, replace(SHAPE, feed_forward=128, feed_groups=(8, 8), windows=(9, 0))),
+    (TINY, replace(SHAPE, feed_forward=168, feed_groups=(7, 7), windows=(9, 0))),
     (RESIDENT, replace(WIDE, feed_groups=(2, 2), windows=(16, 256))),
     (RESIDENT, replace(WIDE, heads=8, kv_heads=4, feed_groups=(2, 1))),
     (RESIDENT, replace(WIDE, hidden=60, feed_forward=240, feed_groups=(3, 3))),
     (RESIDENT, replace(WIDE, hidden=100, feed_forward=240)),
+    (RESIDENT, replace(WIDE, feed_forward=960, feed_groups=(6, 5), windows=(16, 0))),
     (STREAM, replace(WIDE, heads=8, kv_heads=4, feed_groups=(4, 1))),
-    (STREAM, replace(WIDE, layers=3, windows=(256, 0, 16)))],
-    ids=["early", "many", "words", "alone", "wide-early", "wide-words", "broken-tile", "broken-tile-whole", "slots",
-         "slots-alone"])
+    (STREAM, replace(WIDE, layers=3, windows=(256, 0, 16))), (STREAM, replace(WIDE, feed_groups=(8, 5)))],
+    ids=["early", "many", "words", "alone", "few-alone", "late", "later", "wide-early", "wide-words", "broken-tile",
+         "broken-tile-whole", "wide-later", "slots", "slots-alone", "slots-many"])
 def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) -> None:
     """Sums that are not inverted, a hidden vector over what attention left, a tile that reaches into the next place."""
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 24)
