@@ -1,7 +1,8 @@
 """The tokenizer of llama2.c: byte-pair merges by score, with byte fallback; and vocabularies of characters.
 
 File layout, little-endian: int32 longest piece; then per piece float32 score, int32 length, bytes.
-Pieces 0, 1, 2 are unknown, BOS and EOS; pieces 3 to 258 stand for the raw bytes 0 to 255.
+Pieces 0, 1, 2 are unknown, BOS and EOS; pieces 3 to 258 stand for the raw bytes 0 to 255. A smaller vocabulary may
+hold some of these only, spelt ``<0x00>`` to ``<0xFF>``.
 A vocabulary of characters has the same layout: piece 0 is BOS, spelt ``<s>``, and every other is one character.
 """
 
@@ -17,8 +18,7 @@ from host.errors import TritloomError
 
 BOS = 1
 CHARACTER_BOS, CHARACTER_BOS_PIECE = 0, b"<s>"     # in a vocabulary of characters
-FIRST_BYTE_PIECE = 3                # piece of the raw byte 0
-BYTE_PIECES = 256
+CONTROL_PIECES = [b"<unk>", b"\n<s>\n", b"\n</s>\n"]
 MAX_PIECES = 1 << 16                # a token crosses the link as 16 bits
 MAX_PIECE_BYTES = 512
 MAX_CHARACTER_BYTES = 4             # of one UTF-8 character
@@ -64,9 +64,14 @@ class Tokenizer:
         self._characters_only = self.pieces[:1] == [CHARACTER_BOS_PIECE] and all(
             list(_characters(piece)) == [piece] for piece in self.pieces[1:])
         self.bos, self.gap = (CHARACTER_BOS, "\n") if self._characters_only else (BOS, "\n\n")
-        if not self._characters_only and len(self.pieces) < FIRST_BYTE_PIECE + BYTE_PIECES:
-            raise TritloomError(f"not a tokenizer: {len(self.pieces)} pieces, "
-                                f"at least {FIRST_BYTE_PIECE + BYTE_PIECES} expected")
+        first = len(CONTROL_PIECES)
+        self._bytes = {value: first + value for value in range(256)}
+        if not self._characters_only and len(self.pieces) < first + len(self._bytes):
+            if self.pieces[:first] != CONTROL_PIECES:
+                raise TritloomError(f"not a tokenizer: {len(self.pieces)} pieces, neither characters nor "
+                                    "<unk>, <s> and </s> first")
+            self._bytes = {int(found[1], 16): index for index, piece in enumerate(self.pieces)
+                           if (found := _BYTE_PIECE.match(piece))}
         self._lookup: dict[bytes, int] = {}
         for index, piece in enumerate(self.pieces):
             self._lookup.setdefault(piece, index)
@@ -114,7 +119,8 @@ class Tokenizer:
 
         Raises
         ------
-        TritloomError: the text holds a NUL character, or the vocabulary has no piece for a space or a character.
+        TritloomError: the text holds a NUL character, or the vocabulary has no piece for a space or a character, nor
+            for its bytes.
         """
         raw = text.encode(errors="surrogateescape")
         if 0 in raw:
@@ -130,15 +136,25 @@ class Tokenizer:
             if character in self._lookup:
                 tokens.append(self._lookup[character])
             else:
-                tokens.extend(byte + FIRST_BYTE_PIECE for byte in character)
+                tokens.extend(self._byte(byte, character) for byte in character)
         return self._merge(tokens)
 
     def _character(self, character: bytes) -> int:
         token = self._lookup.get(character)
         if token is None:
-            known = b"".join(self.pieces[1:]).decode(errors="replace")
-            raise TritloomError(f"the model knows no {character.decode(errors='replace')!r}, only {known}")
+            raise self._unknown(character, self.pieces[1:])
         return token
+
+    def _byte(self, byte: int, character: bytes) -> int:
+        token = self._bytes.get(byte)
+        if token is None:
+            raise self._unknown(character, [piece for piece in self.pieces if list(_characters(piece)) == [piece]])
+        return token
+
+    @staticmethod
+    def _unknown(character: bytes, known: list[bytes]) -> TritloomError:
+        characters = b"".join(known).decode(errors="replace")
+        return TritloomError(f"the model knows no {character.decode(errors='replace')!r}, only {characters}")
 
     def _merge(self, tokens: list[int]) -> list[int]:
         """Join the best-scored neighbours until no pair is a piece; of equal scores the leftmost wins."""
