@@ -8,9 +8,12 @@ import pytest
 
 from host.errors import TritloomError
 from host.tokenizer import BOS, TextStream, Tokenizer
+from models.training.data import Tokenizer as Learned
+from models.training.data import Vocabulary
 from tests.shapes import WORDS
 
-MODEL_TOKENIZER = Path(__file__).parent.parent / "models" / "stories1m" / "tokenizer.bin"
+# That of stories260K.
+WHOLE_TOKENIZER = Path(__file__).parent.parent / "models" / "stories1m-sparse" / "tokenizer.bin"
 
 
 def tokenizer_file(*, longest: int = 8, extra: tuple[tuple[float, bytes], ...] = ()) -> bytes:
@@ -34,7 +37,7 @@ def small() -> Tokenizer:
 
 def test_known_encoding_of_llama2c() -> None:
     """The opening of the story that run.c prints for stories260K, which shares this vocabulary."""
-    tokenizer = Tokenizer.load(MODEL_TOKENIZER)
+    tokenizer = Tokenizer.load(WHOLE_TOKENIZER)
     assert len(tokenizer) == 512
     assert tokenizer.encode("Once upon a time") == [1, 403, 407, 261, 378]
     text = ("Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, "
@@ -42,6 +45,18 @@ def test_known_encoding_of_llama2c() -> None:
     tokens = tokenizer.encode(text)
     assert len(tokens) == 69, f"{len(tokens)} tokens: {tokens}"
     assert tokenizer.decode(tokens) == text
+
+
+def test_the_cut_vocabulary_reads_texts_as_the_whole_one() -> None:
+    """The same pieces by other numbers; what has no piece is named, not read as something else."""
+    whole, cut = Tokenizer.load(WHOLE_TOKENIZER), Tokenizer(Vocabulary(Learned(WHOLE_TOKENIZER), 256).file())
+    assert len(cut) == 256
+    text = "Once upon a time, there was a “café”.\nTom said, \"Hi!\""
+    tokens = cut.encode(text)
+    assert [cut.pieces[token] for token in tokens] == [whole.pieces[token] for token in whole.encode(text)]
+    assert cut.decode(tokens) == text
+    with pytest.raises(TritloomError, match="the model knows no 'ü', only .*eat"):
+        cut.encode("Über ü".lower())
 
 
 def character_file(*pieces: bytes) -> bytes:

@@ -13,16 +13,16 @@ import torch
 
 from models.training import teacher as teachers
 from models.training.corpus import Corpus
-from models.training.data import BOS
+from models.training.data import BOS, UNKNOWN, Tokenizer, Vocabulary
 from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
 from models.training.options import Options
 from models.training.quantisers import QuantisedWeight
+from models.training.run import Run
 from models.training.settling import MEMORY_STEPS, Settling
-from models.training.step import Step
+from models.training.step import Step, TargetLoss
 from models.training.student import SHAPES, Student, StudentConfig, window_attention
 from models.training.teacher import Teacher, sampled_stories, soft_targets
-from models.training.train import Run, TargetLoss
 
 CPU = torch.device("cpu")
 DIM, FF, LAYERS, HEADS, GROUPS, VOCAB, CONTEXT = 8, 12, 2, 2, 1, 16, 32
@@ -41,29 +41,76 @@ def teacher(tmp_path: Path) -> Teacher:
     return Teacher(path, CPU)
 
 
+# Three control pieces, raw bytes of which only the newline is of use, and letters, the rarest last.
+PIECES = [b"<unk>", b"<s>", b"</s>", b"<0x09>", b"<0x0A>", b"<0x0B>", *(bytes([letter]) for letter in b" etaoinshr")]
+
+
+def tokenizer_file(pieces: list[bytes]) -> bytes:
+    """A vocabulary in the llama2.c layout."""
+    return struct.pack("<i", 6) + b"".join(struct.pack("<fi", -float(number), len(piece)) + piece
+                                           for number, piece in enumerate(pieces))
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Tokenizer:
+    """A vocabulary of ``VOCAB`` pieces."""
+    path = tmp_path / "whole.bin"
+    path.write_bytes(tokenizer_file(PIECES))
+    return Tokenizer(path)
+
+
+@pytest.mark.parametrize(("size", "dropped"), [
+    (16, []), (15, [b"<0x0B>"]), (14, [b"<0x09>", b"<0x0B>"]), (13, [b"<0x09>", b"<0x0B>", b"r"]),
+    (11, [b"<0x09>", b"<0x0B>", b"s", b"h", b"r"])])
+def test_a_smaller_vocabulary_drops_raw_bytes_and_then_the_rarest(whole: Tokenizer, size: int, dropped: list[bytes]
+                                                                  ) -> None:
+    """A piece lost that texts need; or numbers and file that tell two vocabularies."""
+    vocabulary = Vocabulary(whole, size)
+    left = [piece for piece in PIECES if piece not in dropped]
+    assert [PIECES[number] for number in vocabulary.kept] == left
+    scores = [-float(PIECES.index(piece)) for piece in left]
+    assert vocabulary.file()[4:] == b"".join(struct.pack("<fi", score, len(piece)) + piece
+                                             for score, piece in zip(scores, left, strict=True))
+    found = vocabulary.own(np.arange(VOCAB))
+    assert found.tolist() == [left.index(piece) if piece in left else UNKNOWN for piece in PIECES]
+
+
+def test_a_text_that_the_vocabulary_does_not_hold_is_not_judged(whole: Tokenizer) -> None:
+    """A loss that leaves out what the model cannot say."""
+    vocabulary, text = Vocabulary(whole, 14), np.array(whole.encode("tea\nt"))
+    assert vocabulary.own(text, whole=True).tolist() == [BOS, 4, 6, 5, 7, 3, 6]
+    with pytest.raises(ValueError, match="the text has the piece b'<0x09>', which is not among the 14 pieces"):
+        vocabulary.own(np.array(whole.encode("tea\tt")), whole=True)
+    with pytest.raises(ValueError, match="a vocabulary of 16 pieces has no 17"):
+        Vocabulary(whole, 17)
+
+
 def expected(teacher: Teacher, tokens: torch.Tensor) -> torch.Tensor:
     """Distributions after each token of one window, as the corpus stores them."""
     return teacher(tokens[None].long())[0].softmax(-1).half()
 
 
-def test_targets_mix_the_true_token_with_the_teachers_distribution() -> None:
-    """A label of another position, or a share on the wrong side, would teach noise."""
+@pytest.mark.parametrize("size", [VOCAB, 14])
+def test_targets_mix_the_true_token_with_the_teachers_distribution(whole: Tokenizer, size: int) -> None:
+    """A label of another position or vocabulary, or a share on the wrong side, would teach noise."""
     rng = np.random.default_rng(2)
-    tokens = torch.from_numpy(rng.integers(0, VOCAB, 200).astype(np.int16))
+    vocabulary = Vocabulary(whole, size)
+    tokens = torch.from_numpy(rng.choice(vocabulary.kept, 200).astype(np.int16))
     probabilities = torch.from_numpy(rng.random((200, VOCAB))).half()
-    inputs, targets = Corpus(tokens, probabilities, 0.25).sample(np.random.default_rng(3), 5, 20, 0.5)
-    text = tokens.tolist()
+    inputs, targets = Corpus(tokens, probabilities, 0.25, vocabulary).sample(np.random.default_rng(3), 5, 20, 0.5)
+    text = vocabulary.own(tokens.numpy()).tolist()
     for window, wanted in zip(inputs.tolist(), targets, strict=True):
         start = next(at for at in range(200) if text[at : at + 20] == window)
-        labels = torch.nn.functional.one_hot(torch.tensor(text[start + 1 : start + 21]), VOCAB)
-        torch.testing.assert_close(wanted, 0.75 * probabilities[start : start + 20].float() + 0.25 * labels)
+        labels = torch.nn.functional.one_hot(torch.tensor(text[start + 1 : start + 21]), size)
+        likely = probabilities[start : start + 20, vocabulary.kept].float()
+        torch.testing.assert_close(wanted, 0.75 * likely / likely.sum(-1, keepdim=True) + 0.25 * labels)
 
 
-def test_windows_at_openings_begin_with_bos() -> None:
+def test_windows_at_openings_begin_with_bos(whole: Tokenizer) -> None:
     """Generation begins so; the other windows begin anywhere."""
     tokens = torch.full((300,), 5, dtype=torch.int16)
     tokens[::50] = BOS
-    corpus = Corpus(tokens, torch.zeros(300, VOCAB).half(), 0.0)
+    corpus = Corpus(tokens, torch.ones(300, VOCAB).half(), 0.0, Vocabulary(whole, VOCAB))
     opened, _ = corpus.sample(np.random.default_rng(4), 64, 10, 1.0)
     anywhere, _ = corpus.sample(np.random.default_rng(4), 64, 10, 0.0)
     assert (opened[:, 0] == BOS).all()
@@ -246,6 +293,21 @@ def test_a_wider_model_begins_as_the_narrower_one(tmp_path: Path, trained: Stude
     assert not hasattr(wider.blocks[0], "down_proj")
 
 
+def test_a_smaller_vocabulary_begins_with_its_own_pieces(tmp_path: Path, trained: Student) -> None:
+    """Rows of other pieces, or steps that follow from the rows that are left."""
+    (tmp_path / "tokenizer.bin").write_bytes(tokenizer_file(PIECES))
+    smaller = Student(replace(trained.config, vocab_size=14))
+    start_from(smaller, tmp_path)
+    kept = [number for number, piece in enumerate(PIECES) if piece not in (b"<0x09>", b"<0x0B>")]
+    for cut, of in ((smaller.embed, trained.embed), (smaller.head, trained.head)):
+        (integers, step), (wanted, scale) = cut(), of()
+        assert torch.equal(integers.round(), wanted[kept])
+        assert abs(step / scale - 1) < 0.01
+    (tmp_path / "tokenizer.bin").write_bytes(tokenizer_file(PIECES))
+    with pytest.raises(ValueError, match="16 pieces has no 17"):
+        start_from(Student(replace(trained.config, vocab_size=17)), tmp_path)
+
+
 def test_attention_sees_its_window_and_no_more() -> None:
     """A window that begins a position too early, or one of another layer."""
     torch.manual_seed(4)
@@ -280,12 +342,13 @@ def test_shapes_that_no_machine_runs_are_refused(change: dict[str, object], mess
         replace(SMALL, **{"num_layers": 2, "parallel_residual": True} | change)
 
 
-def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_is_the_run(tmp_path: Path, whole: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An average, momenta or windows that begin anew."""
     monkeypatch.setitem(SHAPES, "small", SMALL)
     rng = np.random.default_rng(5)
     corpora = [Corpus(torch.from_numpy(rng.integers(0, VOCAB, 200).astype(np.int16)),
-                      torch.from_numpy(rng.dirichlet(np.ones(VOCAB), 200)).half(), 0.5) for _ in range(2)]
+                      torch.from_numpy(rng.dirichlet(np.ones(VOCAB), 200)).half(), 0.5, Vocabulary(whole, VOCAB))
+               for _ in range(2)]
 
     def go_on(run: Run, steps: int) -> Run:
         step = Step(TargetLoss(run.model), run.optimisers)
@@ -295,13 +358,13 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     options = Options(seed=1, steps=10, minutes=0, shape="small", windows=4, float_share=0.9,
                       settle_share=0.9)
-    whole, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
+    unbroken, half = go_on(Run(options, CPU), 8), go_on(Run(options, CPU), 4)
     half.save(tmp_path / "state.pt")
     resumed = go_on(Run.resume(tmp_path / "state.pt", CPU), 4)
-    for wanted, found in ((whole.model, resumed.model), (whole.average.model, resumed.average.model)):
+    for wanted, found in ((unbroken.model, resumed.model), (unbroken.average.model, resumed.average.model)):
         assert all(map(torch.equal, wanted.parameters(), found.parameters()))
         assert all(map(torch.equal, wanted.buffers(), found.buffers()))
-    assert whole.model.blocks[0].down_proj.is_settled.any()
+    assert unbroken.model.blocks[0].down_proj.is_settled.any()
 
 
 @pytest.mark.parametrize("change", [{"options": {"seed": 1, "colour": 3}}, {"model": {}}], ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.training.data import BOS
+from models.training.data import BOS, Vocabulary
 
 
 class Corpus:
@@ -14,14 +14,19 @@ class Corpus:
 
     Parameters
     ----------
-    tokens : int16 [n].
-    probabilities : float16 [n, V], on the same device.
+    tokens : int16 [n], of the teacher's vocabulary.
+    probabilities : float16 [n, pieces of the teacher], on the same device.
     label_share : weight of the true next token against the teacher's distribution in the training target.
+    vocabulary : that of the student, V of the teacher's pieces. What the teacher expects of others is shared out among
+        these.
     """
 
-    def __init__(self, tokens: Tensor, probabilities: Tensor, label_share: float) -> None:
-        self._tokens, self._probabilities, self._share = tokens, probabilities, label_share
-        self._openings = np.flatnonzero(tokens.cpu().numpy() == BOS)
+    def __init__(self, tokens: Tensor, probabilities: Tensor, label_share: float, vocabulary: Vocabulary) -> None:
+        own = vocabulary.own(tokens.cpu().numpy())
+        self._tokens, self._probabilities = torch.from_numpy(own.astype(np.int16)).to(tokens.device), probabilities
+        self._kept = torch.from_numpy(vocabulary.kept).to(tokens.device)
+        self._share = label_share
+        self._openings = np.flatnonzero(own == BOS)
 
     def sample(self, rng: np.random.Generator, windows: int, context: int, opening_share: float
                ) -> tuple[Tensor, Tensor]:
@@ -34,7 +39,8 @@ class Corpus:
         at_opening = rng.random(windows) < opening_share
         starts = np.where(at_opening, np.minimum(rng.choice(self._openings, windows), last - 1), starts)
         index = torch.from_numpy(starts[:, None] + np.arange(context)).to(self._tokens.device)
-        targets = self._probabilities[index].float() * (1 - self._share)
+        targets = self._probabilities[index][..., self._kept].float()
+        targets *= (1 - self._share) / targets.sum(-1, keepdim=True)
         labels = self._tokens[index + 1].long().unsqueeze(-1)
         targets.scatter_add_(-1, labels, torch.full_like(labels, self._share, dtype=torch.float32))
         return self._tokens[index].long(), targets

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-BOS = 1
-BYTE_OFFSET = 3
+UNKNOWN, BOS = 0, 1
+BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")      # of a raw byte, for characters that have no piece
+NEWLINE = b"<0x0A>"                                 # the only raw byte in the texts
 SEPARATOR = "<|endoftext|>"
 # The held-out text has no separators: a line opening with one of these starts a story.
 STORY_OPENING = re.compile(r"^(?=Once upon a time|Once there )", re.MULTILINE)
@@ -26,6 +27,10 @@ class Tokenizer:
 
     No piece has a space after its first byte, so merges never cross a space and the words of a
     text can be merged independently; the constructor checks this.
+
+    Raises
+    ------
+    KeyError: a text has a character of which the vocabulary has neither a piece nor the bytes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +44,9 @@ class Tokenizer:
             self.scores.append(score)
             offset += 8 + length
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
-        learned = self.pieces[BYTE_OFFSET + 256 :]
-        if any(b" " in piece[1:] for piece in learned):
+        self._raw = {bytes([int(found[1], 16)]): i for i, piece in enumerate(self.pieces)
+                     if (found := BYTE_PIECE.fullmatch(piece))}
+        if any(b" " in piece[1:] for piece in self.pieces):
             raise ValueError(f"{path}: a piece holds a space after its first byte")
         self._cache: dict[str, list[int]] = {}
 
@@ -60,8 +66,8 @@ class Tokenizer:
         previous = 0
         for token in tokens:
             piece = self.pieces[token]
-            if BYTE_OFFSET <= token < BYTE_OFFSET + 256:
-                piece = bytes([token - BYTE_OFFSET])
+            if found := BYTE_PIECE.fullmatch(piece):
+                piece = bytes([int(found[1], 16)])
             if previous == BOS and piece.startswith(b" "):
                 piece = piece[1:]
             if token != BOS:
@@ -74,7 +80,7 @@ class Tokenizer:
         for character in word:
             encoded = character.encode()
             known = self._ids.get(encoded)
-            ids += [known] if known is not None else [byte + BYTE_OFFSET for byte in encoded]
+            ids += [known] if known is not None else [self._raw[bytes([byte])] for byte in encoded]
         while True:
             best, where, merged = -1e10, -1, -1
             for i in range(len(ids) - 1):
@@ -84,6 +90,57 @@ class Tokenizer:
             if where < 0:
                 return ids
             ids[where : where + 2] = [merged]
+
+
+class Vocabulary:
+    """The pieces of a vocabulary that a smaller one keeps, in their order.
+
+    Raw bytes go first, but for the newline, then the rarest characters, which are the last pieces. The texts have no
+    character that is neither a newline nor a piece of its own, so the vocabulary of 512 pieces that the teacher has
+    spends half of its embedding and head on nothing.
+
+    Parameters
+    ----------
+    whole : the vocabulary.
+    size : number of pieces to keep.
+
+    Members
+    -------
+    kept : int64 [size], numbers that the pieces have in the whole vocabulary.
+
+    Raises
+    ------
+    ValueError: the vocabulary has fewer pieces.
+    """
+
+    def __init__(self, whole: Tokenizer, size: int) -> None:
+        if size > len(whole.pieces):
+            raise ValueError(f"a vocabulary of {len(whole.pieces)} pieces has no {size}")
+        droppable = [i for i, piece in enumerate(whole.pieces) if BYTE_PIECE.fullmatch(piece) and piece != NEWLINE]
+        rare = sorted(set(range(len(whole.pieces))) - set(droppable), reverse=True)
+        dropped = (droppable[::-1] + rare)[: len(whole.pieces) - size]
+        self.kept = np.setdiff1d(np.arange(len(whole.pieces)), dropped)
+        self._whole = whole
+
+    def own(self, tokens: np.ndarray, *, whole: bool = False) -> np.ndarray:
+        """Tokens of the whole vocabulary as those of this one; what it has not kept becomes `UNKNOWN`.
+
+        Raises
+        ------
+        ValueError: there are such, and the text is asked for ``whole``.
+        """
+        places = np.full(len(self._whole.pieces), UNKNOWN)
+        places[self.kept] = np.arange(len(self.kept))
+        if whole and (lost := np.setdiff1d(tokens, self.kept)).size:
+            raise ValueError(f"the text has the piece {self._whole.pieces[lost[0]]!r}, which is not among the "
+                             f"{len(self.kept)} pieces of the model")
+        return places[tokens]
+
+    def file(self) -> bytes:
+        """The pieces as a tokenizer in the llama2.c layout."""
+        pieces = [(self._whole.scores[i], self._whole.pieces[i]) for i in self.kept]
+        return struct.pack("<i", max(len(piece) for _, piece in pieces)) + b"".join(
+            struct.pack("<fi", score, len(piece)) + piece for score, piece in pieces)
 
 
 def training_stories(directory: Path) -> list[str]:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from host.architecture import SPARSITY
+from models.training.data import Tokenizer, Vocabulary
 from models.training.quantisers import QuantisedWeight
 from models.training.student import Student, StudentConfig
 
@@ -87,8 +88,8 @@ def load(directory: Path) -> Student:
 def start_from(model: Student, directory: Path) -> None:
     """Give a model float weights that quantise to the published ones, of which it may have more.
 
-    Attention or a feed-forward that a layer has not is left out; windows, groups and the width of the feed-forward may
-    differ.
+    Attention or a feed-forward that a layer has not is left out, and so are pieces that its vocabulary has not.
+    Windows, groups and the width of the feed-forward may differ.
 
     Raises
     ------
@@ -96,12 +97,17 @@ def start_from(model: Student, directory: Path) -> None:
     OSError: there is no published model.
     """
     config = published_config(directory)
-    for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size"):
+    for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim"):
         if getattr(config, name) != getattr(model.config, name):
             raise ValueError(f"{directory} has {name} {getattr(config, name)}, not {getattr(model.config, name)}")
-    sparse = config.sparse
+    is_cut = config.vocab_size != model.config.vocab_size
     for weight, integers, step in _published(model, directory):
-        weight.start_from(integers, step, sparse=sparse and weight is not model.embed)
+        is_sparse = config.sparse and weight is not model.embed
+        if is_cut and weight in (model.embed, model.head):
+            kept = Vocabulary(Tokenizer(directory / "tokenizer.bin"), model.config.vocab_size).kept
+            weight.start_from_rows(kept, integers, step, sparse=is_sparse)
+        else:
+            weight.start_from(integers, step, sparse=is_sparse)
 
 
 def _published(model: Student, directory: Path) -> Iterator[tuple[QuantisedWeight, Tensor, Tensor]]:

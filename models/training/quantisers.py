@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -141,6 +142,14 @@ class QuantisedWeight(nn.Module):
             drawn /= drawn.abs().mean() * step_per_mean
             drawn.clamp_(low + EDGE, high - EDGE)
         self.weight.copy_(drawn * step)
+
+    @torch.no_grad()
+    def start_from_rows(self, rows: np.ndarray, integers: Tensor, step: Tensor, *, sparse: bool) -> None:
+        """The same with some of the rows only; the step stays what follows from all of them."""
+        whole = QuantisedWeight(*integers.shape, self.limit, 1.0, sparse=self.sparse)
+        whole.start_from(integers, step, sparse=sparse)
+        self.weight.copy_(whole.weight[torch.from_numpy(rows)])
+        self.constant_step.copy_(whole.step())
 
 
 def quantised_weights(model: nn.Module) -> list[QuantisedWeight]:

@@ -6,8 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from models.training.optim import StudentOptimisers
+from models.training.student import Student, product_type
 
 WARM_UP_STEPS = 3          # before a graph is recorded: these make what lives as long as the optimisers
+
+
+class TargetLoss(nn.Module):
+    """Cross entropy of the student against dense targets."""
+
+    def __init__(self, model: Student) -> None:
+        super().__init__()
+        self.model, self.dtype = model, product_type(model.cos.device)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """inputs [w, T], targets [w*T, V] -> scalar."""
+        return nn.functional.cross_entropy(self.model(inputs, self.dtype), targets)
 
 
 class Step:

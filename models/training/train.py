@@ -8,12 +8,8 @@ any machine). Weights may be floats at first and be quantised by and by.
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,126 +18,24 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.training import data as corpora
-from models.training.card import RECORD_FILE, write_card, write_plot
 from models.training.corpus import Corpus
-from models.training.data import Tokenizer
-from models.training.evaluate import HELD_OUT_TOKENS, held_out_stream, mean_loss, student_loss, teacher_loss
-from models.training.export import export, start_from
-from models.training.optim import Average, StudentOptimisers
+from models.training.data import Tokenizer, Vocabulary
 from models.training.options import Options
-from models.training.settling import Settling
-from models.training.step import Step
-from models.training.student import SHAPES, Student, product_type
+from models.training.run import Run, save_whole
+from models.training.step import Step, TargetLoss
+from models.training.student import SHAPES
 from models.training.teacher import Teacher, sampled_stories, soft_targets
+from models.training.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[2]
-MONITOR_WINDOWS = 48
 SAMPLED_LENGTH = 512
 
 
-def save_whole(value: object, path: Path) -> None:
-    """Write a file that is replaced atomically: nobody finds a part of it."""
-    partial = path.with_suffix(".part")
-    torch.save(value, partial)
-    partial.replace(path)
-
-
-class Run:
-    """A training run that can be saved and resumed."""
-
-    def __init__(self, options: Options, device: torch.device) -> None:
-        self.options, self.device = options, device
-        torch.manual_seed(options.seed)
-        self.model = Student(replace(SHAPES[options.shape], sparse=options.sparse))
-        if options.start:
-            start_from(self.model, Path(options.start))
-        self.model.to(device)
-        self.average = Average(self.model, options.span)        # what is published
-        self.settling = Settling(self.model, self.average.model) if options.settle_share else None
-        self.optimisers = StudentOptimisers(self.model, options)
-        self.rng = np.random.default_rng(options.seed)
-        self.step, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-
-    @property
-    def tokens(self) -> int:
-        """Training tokens seen."""
-        return self.step * self.options.windows * self.model.config.context
-
-    def save(self, path: Path) -> None:
-        """Write the whole state."""
-        state = {
-            "options": asdict(self.options),
-            "model": self.model.state_dict(),
-            "averaged": self.average.model.state_dict(),
-            "optimisers": self.optimisers.state(),
-            "settling": self.settling.state() if self.settling else None,
-            "rng": self.rng.bit_generator.state,
-            "step": self.step,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        save_whole(state, path)
-
-    @classmethod
-    def resume(cls, path: Path, device: torch.device) -> Run:
-        """Continue from a saved state, with its options.
-
-        Raises
-        ------
-        ValueError: it was saved by another version of the trainer.
-        """
-        state = torch.load(path, weights_only=False, map_location=device)
-        try:
-            run = cls(Options(**state["options"]), device)
-            run.model.load_state_dict(state["model"])
-            run.average.model.load_state_dict(state["averaged"])
-            run.optimisers.load_state(state["optimisers"])
-            if run.settling:
-                run.settling.load_state(state["settling"])
-            run.rng.bit_generator.state = state["rng"]
-            run.step, run.seconds, run.curve = state["step"], state["seconds"], state["curve"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} was saved by another version of the trainer; begin anew") from error
-        return run
-
-    def batch(self, text: Corpus, sampled: Corpus) -> tuple[Tensor, Tensor]:
-        """Inputs [w, T] and targets [w*T, V] of one step."""
-        o, config = self.options, self.model.config
-        from_teacher = int(self.rng.binomial(o.windows, o.sampled_share))
-        parts = [corpus.sample(self.rng, windows, config.context, o.opening_share)
-                 for corpus, windows in ((text, o.windows - from_teacher), (sampled, from_teacher)) if windows]
-        inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-        return inputs, targets.flatten(0, 1)
-
-    def advance(self, step: Step, text: Corpus, sampled: Corpus) -> float:
-        """Take one step; returns its loss."""
-        progress = self.options.progress(self.step, self.seconds)
-        self.model.quantise(self.options.quantised(progress))
-        loss = step(*self.batch(text, sampled), progress)
-        self.step += 1
-        self.average.step(self.step)
-        if self.settling:
-            self.settling.step(self.options.settling(self.options.progress(self.step, self.seconds)))
-        return loss
-
-
-class TargetLoss(nn.Module):
-    """Cross entropy of the student against dense targets."""
-
-    def __init__(self, model: Student) -> None:
-        super().__init__()
-        self.model, self.dtype = model, product_type(model.cos.device)
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """inputs [w, T], targets [w*T, V] -> scalar."""
-        return nn.functional.cross_entropy(self.model(inputs, self.dtype), targets)
-
-
-def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progress: Progress) -> tuple[Corpus, Corpus]:
+def prepared(teacher: Teacher, data: Path, work: Path, options: Options, vocabulary: Vocabulary, progress: Progress
+             ) -> tuple[Corpus, Corpus]:
     """The training text and the teacher's stories with what it expects; where that takes minutes, kept in ``work``."""
     def kept(name: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         path = work / name
@@ -166,43 +60,35 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, progres
             teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n))
 
     sampled = kept(f"sampled-{options.sampled_streams}.pt", write)
-    return Corpus(*kept("text.pt", read), options.label_share), Corpus(*sampled, 0.0)
+    return Corpus(*kept("text.pt", read), options.label_share, vocabulary), Corpus(*sampled, 0.0, vocabulary)
 
 
-def device_name(device: torch.device) -> str:
-    """What trains, for the card."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core"
+def train(run: Run, step: Step, texts: tuple[Corpus, Corpus], trial: Trial, publish: Callable[[], None], *,
+          export_every: float, report_every: int, progress: Progress) -> None:
+    """Take steps until the budget is used.
 
-
-def record(run: Run, data: Path, held_out: dict[str, Any]) -> dict[str, Any]:
-    """What made the checkpoint: options, versions, data hashes, held-out losses and the loss curve."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    files = (corpora.TRAIN_FILE, corpora.HELD_OUT_FILE, corpora.TEACHER_FILE, corpora.TOKENIZER_FILE)
-    return {
-        "options": asdict(run.options),
-        "steps_done": run.step,
-        "tokens_seen": run.tokens,
-        "training_seconds": round(run.seconds),
-        "git_commit": head.stdout.strip() or None,
-        "products": str(product_type(run.device)),
-        "device": device_name(run.device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "sha256": {name: corpora.sha256(data / name) for name in files},
-        "held_out": held_out,
-        "curve": run.curve,
-    }
-
-
-def publish(run: Run, data: Path, out: Path, held_out: np.ndarray, teacher: float) -> float:
-    """Export the averaged student, judge the exported files, write the record, the plot and the card."""
-    export(run.average.model, out, (data / corpora.TOKENIZER_FILE).read_bytes())
-    student = student_loss(out, held_out, run.device)
-    losses = {"tokens": HELD_OUT_TOKENS, "student_nats_per_token": student, "teacher_nats_per_token": teacher}
-    written = record(run, data, losses)
-    (out / RECORD_FILE).write_text(json.dumps(written, indent=1) + "\n")
-    write_plot(written, out / "loss_curve.png")
-    write_card(out)
-    return student
+    Parameters
+    ----------
+    publish : saves the run and publishes its model, every ``export_every`` minutes and at the end.
+    report_every : steps between points of the loss curve.
+    """
+    task = progress.add_task("training", total=1.0)
+    started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
+    while run.options.progress(run.step, run.seconds) < 1.0:
+        losses.append(run.advance(step, *texts))
+        run.seconds = time.monotonic() - started
+        share = run.options.progress(run.step, run.seconds)
+        progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
+        if run.step == 1 or run.step % report_every == 0 or share == 1.0:
+            seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4),
+                    "held_out": trial.monitored(run.average.model)}
+            run.curve.append(seen)
+            losses = []
+            progress.console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
+        if run.seconds - last_export > 60 * export_every and share < 1.0:
+            last_export = run.seconds
+            publish()
+    publish()
 
 
 def main(
@@ -280,34 +166,19 @@ def main(
         run = Run.resume(state, place) if resume else Run(options, place)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"cannot begin: {error}") from error
-    held_out = held_out_stream(Tokenizer(data / corpora.TOKENIZER_FILE), data)
-    monitor = held_out[HELD_OUT_TOKENS:][: MONITOR_WINDOWS * run.model.config.context + 1]
     teacher = Teacher(data / corpora.TEACHER_FILE, place)
-    teacher_nats = teacher_loss(teacher, held_out, run.model.config.context)
+    trial = Trial(data, teacher, run.model.config)
     loss: Any = TargetLoss(run.model)
-    step = Step(torch.compile(loss) if compiled else loss, run.optimisers)
     console = Console()
+
+    def publish() -> None:
+        run.save(state)
+        console.log(f"held-out loss {trial.publish(run, out)}, teacher {trial.teacher_nats}")
+
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as progress:
-        text, sampled = prepared(teacher, data, work, run.options, progress)
-        task = progress.add_task("training", total=1.0)
-        started, last_export, losses = time.monotonic() - run.seconds, run.seconds, []
-        while run.options.progress(run.step, run.seconds) < 1.0:
-            losses.append(run.advance(step, text, sampled))
-            run.seconds = time.monotonic() - started
-            share = run.options.progress(run.step, run.seconds)
-            progress.update(task, completed=share, description=f"step {run.step} loss {losses[-1]:.3f}")
-            if run.step == 1 or run.step % report_every == 0 or share == 1.0:
-                seen = {"step": run.step, "seconds": round(run.seconds), "train": round(float(np.mean(losses)), 4)}
-                seen["held_out"] = round(mean_loss(run.average.model, monitor, run.model.config.context, place), 4)
-                run.curve.append(seen)
-                losses = []
-                console.log(f"{seen} {run.tokens / run.seconds:.0f} tokens/s {share:.1%}")
-            if run.seconds - last_export > 60 * export_every and share < 1.0:
-                last_export = run.seconds
-                run.save(state)
-                console.log(f"held-out loss {publish(run, data, out, held_out, teacher_nats)}, teacher {teacher_nats}")
-    run.save(state)
-    console.log(f"held-out loss {publish(run, data, out, held_out, teacher_nats)}, teacher {teacher_nats}")
+        train(run, Step(torch.compile(loss) if compiled else loss, run.optimisers),
+              prepared(teacher, data, work, run.options, trial.vocabulary, progress), trial, publish,
+              export_every=export_every, report_every=report_every, progress=progress)
 
 
 if __name__ == "__main__":
