@@ -9,7 +9,7 @@ from rtl.config import Config
 LAYER_OPERATIONS = 8       # at the least; so many layers are refused before any is read
 GROUP_SCALARS = 8          # scalar registers for the heads of attention and for groups of the hidden vector
 IDLE_SCALARS = 2           # further ones for groups: of keys and values, which are in the cache by then
-LATE_GROUPS = 2            # at most, of whose activations the first groups' may be in place
+LATE_GROUPS = 2            # groups, the last, whose activations may come to the place of the first, if there are four
 
 
 def group_places(shape: Shape, config: Config) -> int:
@@ -19,7 +19,7 @@ def group_places(shape: Shape, config: Config) -> int:
     """
     beats = ceil(ceil(shape.feed_forward / config.lanes) / shape.most_groups)
     read = ceil(beats / config.block_beats) * config.block_beats
-    least = max(1, shape.most_groups - LATE_GROUPS)
+    least = max(1, min(2, shape.most_groups - 1), shape.most_groups - LATE_GROUPS)
     return min(shape.most_groups, max(least, (config.activation_depth - read) // beats + 1))
 
 

@@ -98,12 +98,12 @@ class ModelFiles:
     @property
     def objections(self) -> tuple[str, ...]:
         """One line per reason why the program generator cannot run the model, whatever the board."""
-        found = list(self.architecture.objections)
-        known = {entry.name for entry in self.norms.values()}
+        found, norms = list(self.architecture.objections), self.norms
+        known = {entry.name for entry in norms.values()}
         if subs := [entry.name for entry in self.gains if SUB_NORM.search(entry.name) and entry.name not in known]:
             found.append(f"{len(subs)} sub-norms such as {subs[0]} (supported: before output and down projections)")
         for part in self.architecture.shape.sub_norms:
-            missing = [layer for layer in range(self.architecture.shape.layers) if f"{layer}.{part}" not in self.norms]
+            missing = [layer for layer in range(self.architecture.shape.layers) if f"{layer}.{part}" not in norms]
             if missing:
                 found.append(f"layer {missing[0]} has no sub-norm before its {part} projection, others have one")
         if self.unplaced:

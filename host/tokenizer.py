@@ -1,8 +1,8 @@
 """The tokenizer of llama2.c: byte-pair merges by score, with byte fallback; and vocabularies of characters.
 
 File layout, little-endian: int32 longest piece; then per piece float32 score, int32 length, bytes.
-Pieces 0, 1, 2 are unknown, BOS and EOS; pieces 3 to 258 stand for the raw bytes 0 to 255. A smaller vocabulary may
-hold some of these only, spelt ``<0x00>`` to ``<0xFF>``.
+Pieces 0, 1, 2 are unknown, BOS and EOS; pieces 3 to 258 stand for the raw bytes 0 to 255 and are spelt ``<0x00>`` to
+``<0xFF>``. A cut vocabulary has some of these only, or none.
 A vocabulary of characters has the same layout: piece 0 is BOS, spelt ``<s>``, and every other is one character.
 """
 
@@ -23,7 +23,8 @@ MAX_PIECES = 1 << 16                # a token crosses the link as 16 bits
 MAX_PIECE_BYTES = 512
 MAX_CHARACTER_BYTES = 4             # of one UTF-8 character
 
-_BYTE_PIECE = re.compile(rb"<0x([0-9A-Fa-f]{1,2})")
+BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")
+_SCANNED_BYTE = re.compile(rb"<0x([0-9A-Fa-f]{1,2})")     # as run.c scans it
 _HEADER = struct.Struct("<i")
 _PIECE = struct.Struct("<fi")
 
@@ -31,7 +32,8 @@ _PIECE = struct.Struct("<fi")
 class Tokenizer:
     """Pieces and scores of one vocabulary.
 
-    ``encode`` and ``decode_piece`` give what ``run.c`` of llama2.c gives, token for token and byte for byte. With a
+    ``encode`` and ``decode_piece`` give what ``run.c`` of llama2.c gives, token for token and byte for byte; with a cut
+    vocabulary, what it gives with the whole one, by other numbers, as long as no piece is missing. With a
     vocabulary of characters, a token is a character and BOS stands between two texts of a line each.
 
     Parameters
@@ -65,13 +67,14 @@ class Tokenizer:
             list(_characters(piece)) == [piece] for piece in self.pieces[1:])
         self.bos, self.gap = (CHARACTER_BOS, "\n") if self._characters_only else (BOS, "\n\n")
         first = len(CONTROL_PIECES)
-        self._bytes = {value: first + value for value in range(256)}
-        if not self._characters_only and len(self.pieces) < first + len(self._bytes):
-            if self.pieces[:first] != CONTROL_PIECES:
-                raise TritloomError(f"not a tokenizer: {len(self.pieces)} pieces, neither characters nor "
-                                    "<unk>, <s> and </s> first")
-            self._bytes = {int(found[1], 16): index for index, piece in enumerate(self.pieces)
-                           if (found := _BYTE_PIECE.match(piece))}
+        self._bytes = {int(found[1], 16): index for index, piece in enumerate(self.pieces)
+                       if (found := BYTE_PIECE.fullmatch(piece))}
+        if not self._characters_only and not self._bytes:
+            if len(self.pieces) >= first + 256:
+                self._bytes = {value: first + value for value in range(256)}
+            elif self.pieces[:first] != CONTROL_PIECES:
+                raise TritloomError(f"not a tokenizer: {len(self.pieces)} pieces, neither characters behind <s>, nor "
+                                    f"{', '.join(map(repr, CONTROL_PIECES))} first, nor raw bytes")
         self._lookup: dict[bytes, int] = {}
         for index, piece in enumerate(self.pieces):
             self._lookup.setdefault(piece, index)
@@ -181,7 +184,7 @@ class Tokenizer:
         piece = self.pieces[token]
         if previous == self.bos and piece.startswith(b" "):
             piece = piece[1:]
-        if match := _BYTE_PIECE.match(piece):
+        if match := _SCANNED_BYTE.match(piece):
             return bytes([int(match[1], 16)])
         return piece
 

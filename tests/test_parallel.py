@@ -102,15 +102,17 @@ WIDE = replace(SHAPES["resident"], hidden=80, feed_forward=320, layers=2, is_par
     (TINY, replace(SHAPE, layers=4, feed_groups=(3, 1, 2, 3), windows=(2, 0, 0, 0))),
     (TINY, replace(SHAPE, feed_forward=128, feed_groups=(8, 8), windows=(9, 0))),
     (TINY, replace(SHAPE, feed_forward=168, feed_groups=(7, 7), windows=(9, 0))),
+    (replace(TINY, activation_depth=6), replace(SHAPE, feed_forward=72, feed_groups=(3, 3), windows=(9, 0))),
     (RESIDENT, replace(WIDE, feed_groups=(2, 2), windows=(16, 256))),
     (RESIDENT, replace(WIDE, heads=8, kv_heads=4, feed_groups=(2, 1))),
     (RESIDENT, replace(WIDE, hidden=60, feed_forward=240, feed_groups=(3, 3))),
     (RESIDENT, replace(WIDE, hidden=100, feed_forward=240)),
     (RESIDENT, replace(WIDE, feed_forward=960, feed_groups=(6, 5), windows=(16, 0))),
     (STREAM, replace(WIDE, heads=8, kv_heads=4, feed_groups=(4, 1))),
-    (STREAM, replace(WIDE, layers=3, windows=(256, 0, 16))), (STREAM, replace(WIDE, feed_groups=(8, 5)))],
-    ids=["early", "many", "words", "alone", "few-alone", "late", "later", "wide-early", "wide-words", "broken-tile",
-         "broken-tile-whole", "wide-later", "slots", "slots-alone", "slots-many"])
+    (STREAM, replace(WIDE, layers=3, windows=(256, 0, 16))), (STREAM, replace(WIDE, feed_groups=(8, 5))),
+    (replace(STREAM, activation_depth=32), replace(WIDE, feed_forward=700, feed_groups=(7, 5)))],
+    ids=["early", "many", "words", "alone", "few-alone", "late", "later", "late-of-three", "wide-early", "wide-words",
+         "broken-tile", "broken-tile-whole", "wide-later", "slots", "slots-alone", "slots-many", "slots-later"])
 def test_places_of_odd_shapes_hold_what_they_must(config: Config, shape: Shape) -> None:
     """Sums that are not inverted, a hidden vector over what attention left, a tile that reaches into the next place."""
     model, tokens = synthetic_checkpoint(shape), np.random.default_rng(3).integers(0, shape.vocab, 24)

@@ -47,10 +47,11 @@ def test_known_encoding_of_llama2c() -> None:
     assert tokenizer.decode(tokens) == text
 
 
-def test_the_cut_vocabulary_reads_texts_as_the_whole_one() -> None:
+@pytest.mark.parametrize("size", [256, 300])
+def test_a_cut_vocabulary_reads_texts_as_the_whole_one(size: int) -> None:
     """The same pieces by other numbers; what has no piece is named, not read as something else."""
-    whole, cut = Tokenizer.load(WHOLE_TOKENIZER), Tokenizer(Vocabulary(Learned(WHOLE_TOKENIZER), 256).file())
-    assert len(cut) == 256
+    whole, cut = Tokenizer.load(WHOLE_TOKENIZER), Tokenizer(Vocabulary(Learned(WHOLE_TOKENIZER), size).file())
+    assert len(cut) == size
     text = "Once upon a time, there was a “café”.\nTom said, \"Hi!\""
     tokens = cut.encode(text)
     assert [cut.pieces[token] for token in tokens] == [whole.pieces[token] for token in whole.encode(text)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner, Result
 
+from host.errors import TritloomError
+from host.tokenizer import BOS, CONTROL_PIECES
+from models.training import data as corpora
+from models.training import evaluate
 from models.training import teacher as teachers
+from models.training import train as training
+from models.training import trial as trials
 from models.training.corpus import Corpus
-from models.training.data import BOS, UNKNOWN, Tokenizer, Vocabulary
+from models.training.data import UNKNOWN, Tokenizer, Vocabulary
 from models.training.export import export, load, start_from
 from models.training.optim import Average, Rates, StudentOptimisers
 from models.training.options import Options
@@ -42,12 +53,12 @@ def teacher(tmp_path: Path) -> Teacher:
 
 
 # Three control pieces, raw bytes of which only the newline is of use, and letters, the rarest last.
-PIECES = [b"<unk>", b"<s>", b"</s>", b"<0x09>", b"<0x0A>", b"<0x0B>", *(bytes([letter]) for letter in b" etaoinshr")]
+PIECES = [*CONTROL_PIECES, b"<0x09>", b"<0x0A>", b"<0x0B>", *(bytes([letter]) for letter in b" etaoinshr")]
 
 
 def tokenizer_file(pieces: list[bytes]) -> bytes:
     """A vocabulary in the llama2.c layout."""
-    return struct.pack("<i", 6) + b"".join(struct.pack("<fi", -float(number), len(piece)) + piece
+    return struct.pack("<i", 7) + b"".join(struct.pack("<fi", -float(number), len(piece)) + piece
                                            for number, piece in enumerate(pieces))
 
 
@@ -81,8 +92,11 @@ def test_a_text_that_the_vocabulary_does_not_hold_is_not_judged(whole: Tokenizer
     assert vocabulary.own(text, whole=True).tolist() == [BOS, 4, 6, 5, 7, 3, 6]
     with pytest.raises(ValueError, match="the text has the piece b'<0x09>', which is not among the 14 pieces"):
         vocabulary.own(np.array(whole.encode("tea\tt")), whole=True)
-    with pytest.raises(ValueError, match="a vocabulary of 16 pieces has no 17"):
-        Vocabulary(whole, 17)
+    with pytest.raises(TritloomError, match="the model knows no 'x', only  etaoinshr"):
+        whole.encode("tax")
+    for size in (3, 17):
+        with pytest.raises(ValueError, match=f"a vocabulary of 16 pieces cannot be cut to {size}"):
+            Vocabulary(whole, size)
 
 
 def expected(teacher: Teacher, tokens: torch.Tensor) -> torch.Tensor:
@@ -302,10 +316,12 @@ def test_a_smaller_vocabulary_begins_with_its_own_pieces(tmp_path: Path, trained
     for cut, of in ((smaller.embed, trained.embed), (smaller.head, trained.head)):
         (integers, step), (wanted, scale) = cut(), of()
         assert torch.equal(integers.round(), wanted[kept])
-        assert abs(step / scale - 1) < 0.01
-    (tmp_path / "tokenizer.bin").write_bytes(tokenizer_file(PIECES))
-    with pytest.raises(ValueError, match="16 pieces has no 17"):
+        torch.testing.assert_close(step, scale, rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="16 pieces cannot be cut to 17"):
         start_from(Student(replace(trained.config, vocab_size=17)), tmp_path)
+    (tmp_path / "tokenizer.bin").write_bytes(tokenizer_file(PIECES[:-1]))
+    with pytest.raises(ValueError, match="has a tokenizer of 15 pieces and a model of 16"):
+        start_from(smaller, tmp_path)
 
 
 def test_attention_sees_its_window_and_no_more() -> None:
@@ -392,3 +408,60 @@ def test_a_start_of_another_shape_is_refused(tmp_path: Path, trained: Student) -
     """Weights cut to size, which would be as good as random."""
     with pytest.raises(ValueError, match="has head_dim 4, not 2"):
         start_from(Student(replace(trained.config, head_dim=2)), tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the trainer reads: a teacher of random weights, and texts of letters."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "teacher.bin").rename(folder / corpora.TEACHER_FILE)
+    (folder / corpora.TOKENIZER_FILE).write_bytes(tokenizer_file(PIECES))
+    stories = ["".join(np.random.default_rng(seed).choice(list("etaoin \n"), 60)) for seed in range(20)]
+    (folder / corpora.TRAIN_FILE).write_text(corpora.SEPARATOR.join(stories))
+    (folder / corpora.HELD_OUT_FILE).write_text("\n".join(stories))
+    for module in (trials, evaluate):
+        monkeypatch.setattr(module, "HELD_OUT_TOKENS", 400)
+    monkeypatch.setattr(training, "SAMPLED_LENGTH", CONTEXT)
+    monkeypatch.setitem(SHAPES, "small", replace(SMALL, vocab_size=14, hidden_size=32, intermediate_size=32))
+    return folder
+
+
+def run_trainer(data: Path, tmp_path: Path, *options: str) -> Result:
+    """A few steps of it from the command line."""
+    app = typer.Typer()
+    app.command()(training.main)
+    return CliRunner().invoke(app, [
+        "--shape", "small", "--steps", "3", "--windows", "2", "--sampled-streams", "2", "--no-compiled",
+        "--data", str(data), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), *options])
+
+
+def test_a_run_publishes_what_it_says(data: Path, tmp_path: Path) -> None:
+    """Files that disagree: a loss of another model, a tokenizer of another vocabulary; or a run that cannot go on."""
+    assert run_trainer(data, tmp_path).exit_code == 0
+    out = tmp_path / "out"
+    tokenizer = Tokenizer(out / "tokenizer.bin")
+    assert [piece for piece in PIECES if piece not in tokenizer.pieces] == [b"<0x09>", b"<0x0B>"]
+    record = json.loads((out / "loss_curve.json").read_text())
+    held_out = evaluate.held_out_stream(tokenizer, data)
+    losses = record["held_out"]
+    assert losses["student_nats_per_token"] == evaluate.student_loss(out, held_out, CPU)
+    assert [point["step"] for point in record["curve"]] == [1, 3] and record["steps_done"] == 3
+    assert f"| {losses['student_nats_per_token']:.4f} |" in (out / "README.md").read_text()
+    assert run_trainer(data, tmp_path, "--start", str(out), "--settle-share", "0.5").exit_code == 0
+    assert run_trainer(data, tmp_path, "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda data: (data / corpora.TEACHER_FILE).unlink(), "No such file"),
+    (lambda data: (data / corpora.TOKENIZER_FILE).write_bytes(b"no"), "tokenizer is truncated"),
+    (lambda data: (data / corpora.HELD_OUT_FILE).write_text("a\to" * 400), "has the piece b'<0x09>', which is not"),
+    (lambda data: (data / corpora.HELD_OUT_FILE).write_text("x" * 400), "the model knows no 'x'")],
+    ids=["teacher", "tokenizer", "lost-piece", "character"])
+def test_data_that_cannot_be_used_is_one_line(data: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+                                              ) -> None:
+    """A traceback, or a loss of what is left of the text."""
+    damage(data)
+    result = run_trainer(data, tmp_path)
+    assert result.exit_code == 2
+    assert message in " ".join(re.sub("[│╭╮╰╯─]", "", result.output).split())

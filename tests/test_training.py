@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from host.packing import has_one_zero_in_four
 from host.tiler import to_planes
-from models.training.data import BOS, Tokenizer
+from host.tokenizer import BOS
+from models.training.data import Tokenizer
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-UNKNOWN, BOS = 0, 1
-BYTE_PIECE = re.compile(rb"<0x([0-9A-F]{2})>")      # of a raw byte, for characters that have no piece
-NEWLINE = b"<0x0A>"                                 # the only raw byte in the texts
+from host import tokenizer
+from host.tokenizer import BYTE_PIECE, CONTROL_PIECES
+
+UNKNOWN = 0
+NEWLINE = b"<0x0A>"        # the only raw byte in the texts
 SEPARATOR = "<|endoftext|>"
 # The held-out text has no separators: a line opening with one of these starts a story.
 STORY_OPENING = re.compile(r"^(?=Once upon a time|Once there )", re.MULTILINE)
@@ -22,7 +24,7 @@ TEACHER_FILE = "stories260K.bin"
 TOKENIZER_FILE = "tok512.bin"
 
 
-class Tokenizer:
+class Tokenizer(tokenizer.Tokenizer):
     """Greedy merging by score, as llama2.c's ``encode``, one word at a time with a cache.
 
     No piece has a space after its first byte, so merges never cross a space and the words of a
@@ -30,66 +32,25 @@ class Tokenizer:
 
     Raises
     ------
-    KeyError: a text has a character of which the vocabulary has neither a piece nor the bytes.
+    TritloomError: the file is no tokenizer; or a text has a character of which it has neither a piece nor the bytes.
+    ValueError: a piece has a space after its first byte.
     """
 
     def __init__(self, path: Path) -> None:
-        raw = path.read_bytes()
-        self.pieces: list[bytes] = []
-        self.scores: list[float] = []
-        offset = 4
-        while offset < len(raw):
-            score, length = struct.unpack_from("<fi", raw, offset)
-            self.pieces.append(raw[offset + 8 : offset + 8 + length])
-            self.scores.append(score)
-            offset += 8 + length
-        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
-        self._raw = {bytes([int(found[1], 16)]): i for i, piece in enumerate(self.pieces)
-                     if (found := BYTE_PIECE.fullmatch(piece))}
+        super().__init__(path.read_bytes())
         if any(b" " in piece[1:] for piece in self.pieces):
             raise ValueError(f"{path}: a piece holds a space after its first byte")
-        self._cache: dict[str, list[int]] = {}
+        self._cache = {" ": super().encode(" ", bos=False)[:1]}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """BOS, a leading space, then the merged pieces of ``text``."""
-        tokens = [BOS]
-        for word in re.findall(r" [^ ]*|^[^ ]+", " " + text):
+        tokens = [self.bos] if bos else []
+        for word in re.findall(r" [^ ]*", " " + text):
             found = self._cache.get(word)
             if found is None:
-                found = self._cache[word] = self._merge(word)
+                found = self._cache[word] = super().encode(word[1:], bos=False)
             tokens += found
         return tokens
-
-    def decode(self, tokens: list[int]) -> str:
-        """Text of ``tokens``; the space that follows BOS is dropped."""
-        parts: list[bytes] = []
-        previous = 0
-        for token in tokens:
-            piece = self.pieces[token]
-            if found := BYTE_PIECE.fullmatch(piece):
-                piece = bytes([int(found[1], 16)])
-            if previous == BOS and piece.startswith(b" "):
-                piece = piece[1:]
-            if token != BOS:
-                parts.append(piece)
-            previous = token
-        return b"".join(parts).decode("utf-8", errors="replace")
-
-    def _merge(self, word: str) -> list[int]:
-        ids: list[int] = []
-        for character in word:
-            encoded = character.encode()
-            known = self._ids.get(encoded)
-            ids += [known] if known is not None else [self._raw[bytes([byte])] for byte in encoded]
-        while True:
-            best, where, merged = -1e10, -1, -1
-            for i in range(len(ids) - 1):
-                pair = self._ids.get(self.pieces[ids[i]] + self.pieces[ids[i + 1]])
-                if pair is not None and self.scores[pair] > best:
-                    best, where, merged = self.scores[pair], i, pair
-            if where < 0:
-                return ids
-            ids[where : where + 2] = [merged]
 
 
 class Vocabulary:
@@ -110,15 +71,15 @@ class Vocabulary:
 
     Raises
     ------
-    ValueError: the vocabulary has fewer pieces.
+    ValueError: the vocabulary has fewer pieces, or no more would be left than those that control.
     """
 
     def __init__(self, whole: Tokenizer, size: int) -> None:
-        if size > len(whole.pieces):
-            raise ValueError(f"a vocabulary of {len(whole.pieces)} pieces has no {size}")
-        droppable = [i for i, piece in enumerate(whole.pieces) if BYTE_PIECE.fullmatch(piece) and piece != NEWLINE]
-        rare = sorted(set(range(len(whole.pieces))) - set(droppable), reverse=True)
-        dropped = (droppable[::-1] + rare)[: len(whole.pieces) - size]
+        if not len(CONTROL_PIECES) < size <= len(whole.pieces):
+            raise ValueError(f"a vocabulary of {len(whole.pieces)} pieces cannot be cut to {size}")
+        raw = [i for i, piece in enumerate(whole.pieces) if BYTE_PIECE.fullmatch(piece) and piece != NEWLINE]
+        others = sorted(set(range(len(CONTROL_PIECES), len(whole.pieces))) - set(raw))
+        dropped = (others + raw)[size - len(CONTROL_PIECES) :]
         self.kept = np.setdiff1d(np.arange(len(whole.pieces)), dropped)
         self._whole = whole
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.training.data import BOS, Tokenizer, held_out_stories, token_stream
+from host.tokenizer import BOS
+from models.training.data import Tokenizer, held_out_stories, token_stream
 from models.training.export import load
 from models.training.student import Student
 from models.training.teacher import Teacher
@@ -46,7 +47,7 @@ def held_out_stream(tokenizer: Tokenizer, data: Path) -> np.ndarray:
 
 
 def student_loss(model: Path, tokens: np.ndarray, device: torch.device) -> float:
-    """Held-out loss of an exported student."""
+    """Held-out loss of an exported student; tokens of its vocabulary."""
     student = load(model).to(device)
     return round(mean_loss(student, tokens[:HELD_OUT_TOKENS], student.config.context, device), 4)
 

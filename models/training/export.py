@@ -94,18 +94,23 @@ def start_from(model: Student, directory: Path) -> None:
     Raises
     ------
     ValueError: those are sparse, and the model is not, they are of another shape, or a layer of them lacks something.
+    TritloomError: its tokenizer is damaged.
     OSError: there is no published model.
     """
-    config = published_config(directory)
+    config, rows = published_config(directory), None
     for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim"):
         if getattr(config, name) != getattr(model.config, name):
             raise ValueError(f"{directory} has {name} {getattr(config, name)}, not {getattr(model.config, name)}")
-    is_cut = config.vocab_size != model.config.vocab_size
+    if config.vocab_size != model.config.vocab_size:
+        tokenizer = Tokenizer(directory / "tokenizer.bin")
+        if len(tokenizer.pieces) != config.vocab_size:
+            raise ValueError(f"{directory} has a tokenizer of {len(tokenizer.pieces)} pieces and a model of "
+                             f"{config.vocab_size}")
+        rows = Vocabulary(tokenizer, model.config.vocab_size).kept
     for weight, integers, step in _published(model, directory):
         is_sparse = config.sparse and weight is not model.embed
-        if is_cut and weight in (model.embed, model.head):
-            kept = Vocabulary(Tokenizer(directory / "tokenizer.bin"), model.config.vocab_size).kept
-            weight.start_from_rows(kept, integers, step, sparse=is_sparse)
+        if rows is not None and weight in (model.embed, model.head):
+            weight.start_from_rows(rows, integers, step, sparse=is_sparse)
         else:
             weight.start_from(integers, step, sparse=is_sparse)
 

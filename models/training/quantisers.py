@@ -51,7 +51,7 @@ def one_zero_in_four(scaled: Tensor, limit: int) -> Tensor:
 class QuantisedWeight(nn.Module):
     """Integers in -limit..limit times one step per tensor, or with ``sparse`` those of `one_zero_in_four`.
 
-    While training, the step is `STEP_PER_MEAN` times the mean magnitude of the float weight
+    While training, the step is `STEP_PER_MEAN` times the mean magnitude of the float weight, unless it is constant,
     and the integers pass their gradient straight through. After
     ``freeze`` the weight holds the integers of an exported tensor and the step is its scale.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.training.data import BOS
+from host.tokenizer import BOS
 from models.training.student import rotate
 
 WINDOWS_AT_ONCE = 32

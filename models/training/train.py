@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from torch import Tensor
 
+from host.errors import TritloomError
 from models.training import data as corpora
 from models.training.corpus import Corpus
 from models.training.data import Tokenizer, Vocabulary
@@ -164,10 +165,10 @@ def main(
         raise typer.BadParameter(f"there is no state {state} to resume from")
     try:
         run = Run.resume(state, place) if resume else Run(options, place)
-    except (OSError, ValueError) as error:
+        teacher = Teacher(data / corpora.TEACHER_FILE, place)
+        trial = Trial(data, teacher, run.model.config)
+    except (OSError, ValueError, TritloomError) as error:
         raise typer.BadParameter(f"cannot begin: {error}") from error
-    teacher = Teacher(data / corpora.TEACHER_FILE, place)
-    trial = Trial(data, teacher, run.model.config)
     loss: Any = TargetLoss(run.model)
     console = Console()
 
