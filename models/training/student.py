@@ -85,9 +85,9 @@ class StudentConfig:
         return self.attention_windows[layer] if self.attention_windows else self.context
 
 
-STORIES = StudentConfig(vocab_size=256, intermediate_size=800, parallel_residual=True, feed_groups=(0, 4, 5, 4),
+STORIES = StudentConfig(vocab_size=256, parallel_residual=True, feed_groups=(0, 4, 4, 4),
                         attention_windows=(32, 128, 256, 128))
-POCKET = StudentConfig(vocab_size=256, hidden_size=40, intermediate_size=200, head_dim=8, context=128)
+POCKET = StudentConfig(vocab_size=256, hidden_size=40, intermediate_size=240, head_dim=8, context=128)
 SHAPES = {"stories1m": STORIES, "stories150k": POCKET}
 
 
