@@ -294,7 +294,9 @@ class ColumnIssuer(wiring.Component):
 class ReadReturn(wiring.Component):
     """Puts the two halves of each word read together.
 
-    Latency: ``latency_cycles + 2`` clocks from ``read`` to the word, low half first.
+    The pads lie at one edge and what takes the words lies anywhere, so they go by one more register than they need.
+
+    Latency: ``latency_cycles + 3`` clocks from ``read`` to the word, low half first.
 
     Parameters
     ----------
@@ -307,13 +309,13 @@ class ReadReturn(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        on_the_way = Signal(self._latency_cycles + 1)
+        on_the_way = Signal(self._latency_cycles + 2)
         # Without a reset, which would have to reach the pads in one clock: `valid` has one.
-        streams = Signal(self._latency_cycles + 2, reset_less=True)
-        low, word = Signal(16, reset_less=True), Signal(32, reset_less=True)
+        streams = Signal(self._latency_cycles + 3, reset_less=True)
+        half, low, word = (Signal(bits, reset_less=True) for bits in (16, 16, 32))
         m.d.sync += [
-            on_the_way.eq(Cat(self.read, on_the_way)), streams.eq(Cat(self.stream, streams)), low.eq(self.dq_i),
-            self.data.valid.eq(on_the_way[-1]), word.eq(Cat(low, self.dq_i)),
+            on_the_way.eq(Cat(self.read, on_the_way)), streams.eq(Cat(self.stream, streams)),
+            half.eq(self.dq_i), low.eq(half), self.data.valid.eq(on_the_way[-1]), word.eq(Cat(low, half)),
         ]
         m.d.comb += [self.data.stream.eq(streams[-1]), self.data.word.eq(word)]
         return m
