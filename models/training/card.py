@@ -112,7 +112,7 @@ STARTED = " It started from the checkpoint that lay in\n`{start}` at the commit 
 FURTHER = {option: getattr(Options, option) for option in (
     "shape", "windows", "matrix_lr", "matrix_decay", "adam", "span", "descent", "float_share", "settle_share",
     "embed_lr", "head_lr",
-    "label_share", "sampled_share", "sampled_streams", "start", "sparse")}
+    "label_share", "sampled_share", "sampled_streams", "sampled_seed", "start", "sparse")}
 
 
 def residual(config: StudentConfig) -> str:

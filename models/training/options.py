@@ -20,6 +20,7 @@ class Options(Rates):
     sampled_share: float = 0.25
     opening_share: float = 0.25
     sampled_streams: int = 1024
+    sampled_seed: int = 1
     span: float = 0.1
     float_share: float = 0.0
     settle_share: float = 0.0

@@ -58,9 +58,9 @@ def prepared(teacher: Teacher, data: Path, work: Path, options: Options, vocabul
     def write() -> tuple[Tensor, Tensor]:
         task = progress.add_task("teacher writes stories", total=SAMPLED_LENGTH * options.sampled_streams)
         return sampled_stories(
-            teacher, options.sampled_streams, SAMPLED_LENGTH, 1, lambda n: progress.advance(task, n))
+            teacher, options.sampled_streams, SAMPLED_LENGTH, options.sampled_seed, lambda n: progress.advance(task, n))
 
-    sampled = kept(f"sampled-{options.sampled_streams}.pt", write)
+    sampled = kept(f"sampled-{options.sampled_streams}-{options.sampled_seed}.pt", write)
     return Corpus(*kept("text.pt", read), options.label_share, vocabulary), Corpus(*sampled, 0.0, vocabulary)
 
 
@@ -139,6 +139,7 @@ def main(
     sampled_streams: Annotated[
         int, typer.Option(help="Streams of 512 tokens that the teacher samples; 0.5 MB of memory each.")
     ] = Options.sampled_streams,
+    sampled_seed: Annotated[int, typer.Option(help="Seed of what the teacher samples.")] = Options.sampled_seed,
     start: Annotated[str, typer.Option(help="Folder of a published model of this shape to train on from.")] = "",
     sparse: Annotated[bool, typer.Option(help="One zero in each four weights: the 3:4-sparse twin.")] = False,
 ) -> None:
@@ -158,7 +159,7 @@ def main(
         matrix_lr=matrix_lr, matrix_decay=matrix_decay, adam=adam, span=span, descent=descent,
         float_share=float_share, settle_share=settle_share, embed_lr=embed_lr, head_lr=head_lr,
         label_share=label_share, sampled_share=sampled_share,
-        sampled_streams=sampled_streams, start=start, sparse=sparse,
+        sampled_streams=sampled_streams, sampled_seed=sampled_seed, start=start, sparse=sparse,
     )  # fmt: skip
     place = torch.device(device)
     if resume and not state.exists():
