@@ -10,7 +10,8 @@ from rtl.config import STREAM
 
 SHAPE = Shape(hidden=400, feed_forward=1280, layers=7, heads=2, kv_heads=1, head_dim=20, vocab=512, context=256,
               is_parallel=True)
-TOKENIZER = Path(__file__).resolve().parent.parent / "models" / "stories1m" / "tokenizer.bin"
+# Of 512 pieces, as many as the model has.
+TOKENIZER = Path(__file__).resolve().parent.parent / "models" / "stories1m-sparse" / "tokenizer.bin"
 
 
 def write(image: Path) -> None:

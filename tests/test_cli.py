@@ -14,6 +14,7 @@ from host.compiler import compile_checkpoint
 from host.image import Image
 from host.importer import load_checkpoint
 from host.session import DEFAULT_MODEL, inverse_temperature, read_image, tokenizer_of
+from host.synthetic import TOKENIZER
 from rtl.config import RESIDENT, TINY
 from rtl.csr_map import Message
 from sim.fixed import Scalar
@@ -38,7 +39,7 @@ def short_image() -> Image:
 @pytest.fixture(scope="module")
 def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Image file of a random model on the smallest configuration, with a real tokenizer."""
-    tokenizer = (DEFAULT_MODEL / "tokenizer.bin").read_bytes()
+    tokenizer = TOKENIZER.read_bytes()
     path = tmp_path_factory.mktemp("tiny") / "tiny.trit"
     compile_checkpoint(replace(synthetic_checkpoint(SHAPES["tiny"]), tokenizer=tokenizer), TINY).save(path)
     return path
