@@ -296,6 +296,15 @@ def test_training_goes_on_from_the_published_integers(tmp_path: Path, trained: S
         assert abs(step / scale - 1) < 0.01, name
 
 
+def test_integers_that_are_all_large_keep_their_step() -> None:
+    """A step that follows their magnitude: an embedding of which all pieces are used came out a fifth larger."""
+    weight, integers = QuantisedWeight(16, 16, 13, 1.0), torch.full((16, 16), 9.0)
+    integers[::2] *= -1
+    weight.start_from(integers, torch.tensor(0.3), sparse=False)
+    found, step = weight()
+    assert torch.equal(found.round(), integers) and step == 0.3
+
+
 def test_a_wider_model_begins_as_the_narrower_one(tmp_path: Path, trained: Student) -> None:
     """New columns that add noise, or a feed-forward that is looked for where there is none."""
     wider = Student(replace(trained.config, intermediate_size=64, feed_groups=(0, 1)))

@@ -19,6 +19,7 @@ STEP_PER_MEAN = {(TERNARY_LIMIT, False): 1.0, (TERNARY_LIMIT, True): 1.22, (HEAD
 
 # How often weights that were drawn are brought to their magnitude, and how far they stay from their interval's ends.
 ROUNDS, EDGE = 20, 0.01
+STEP_TOLERANCE = 0.01
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -114,8 +115,8 @@ class QuantisedWeight(nn.Module):
 
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
         can move as many weights across a threshold as it could in the run that made the integers. Then they are
-        brought to the magnitude whose step is that of the integers, each within its interval. ``sparse`` says what that
-        run made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
+        brought to the magnitude whose step is that of the integers, each within its interval; where intervals do not
+        allow that, the step becomes constant. ``sparse`` says what that run made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
 
         Fewer rows or columns become the first ones of the tensor. Further rows stay as random as they are, and further
         columns become zeros, so that they add nothing until they have learned something; sparse ones cannot all be.
@@ -142,6 +143,8 @@ class QuantisedWeight(nn.Module):
             drawn /= drawn.abs().mean() * step_per_mean
             drawn.clamp_(low + EDGE, high - EDGE)
         self.weight.copy_(drawn * step)
+        if (self.step() / step - 1).abs() > STEP_TOLERANCE:
+            self.constant_step.copy_(step)
 
     @torch.no_grad()
     def start_from_rows(self, rows: np.ndarray, integers: Tensor, step: Tensor, *, sparse: bool) -> None:
