@@ -116,7 +116,8 @@ class QuantisedWeight(nn.Module):
         Magnitudes are spread inside each integer's interval as a normal distribution has them, so that training
         can move as many weights across a threshold as it could in the run that made the integers. Then they are
         brought to the magnitude whose step is that of the integers, each within its interval; where intervals do not
-        allow that, the step becomes constant. ``sparse`` says what that run made. Where it made no sparse weights and these are to be, integers change at once: a fifth of the trits.
+        allow that, the step becomes constant. ``sparse`` says what that run made. Where it made no sparse weights and
+        these are to be, integers change at once: a fifth of the trits.
 
         Fewer rows or columns become the first ones of the tensor. Further rows stay as random as they are, and further
         columns become zeros, so that they add nothing until they have learned something; sparse ones cannot all be.
