@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from host.errors import TritloomError
+from host.synthetic import TOKENIZER as WHOLE_TOKENIZER
 from host.tokenizer import BOS, TextStream, Tokenizer
 from models.training.data import Tokenizer as Learned
 from models.training.data import Vocabulary
 from tests.shapes import WORDS
-
-# That of stories260K.
-WHOLE_TOKENIZER = Path(__file__).parent.parent / "models" / "stories1m-sparse" / "tokenizer.bin"
 
 
 def tokenizer_file(*, longest: int = 8, extra: tuple[tuple[float, bytes], ...] = ()) -> bytes:
