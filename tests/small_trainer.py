@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from host.tokenizer import CONTROL_PIECES
+from models.training.data import Tokenizer
 from models.training.student import StudentConfig
 from models.training.teacher import Teacher
 
@@ -35,3 +36,9 @@ def tokenizer_file(pieces: list[bytes]) -> bytes:
     """A vocabulary in the llama2.c layout."""
     return struct.pack("<i", 7) + b"".join(struct.pack("<fi", -float(number), len(piece)) + piece
                                            for number, piece in enumerate(pieces))
+
+
+def write_vocabulary(path: Path) -> Tokenizer:
+    """A vocabulary of ``VOCAB`` pieces."""
+    path.write_bytes(tokenizer_file(PIECES))
+    return Tokenizer(path)
